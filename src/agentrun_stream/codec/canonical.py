@@ -1,0 +1,38 @@
+"""Canonical text: the bytes that a hash is made of. Must not live here: keys, signatures, verdicts."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+
+def canonical_json(obj: object) -> bytes:
+    """Return compact JSON with sorted member names: the same bytes for the same object, for our own comparisons.
+
+    Not RFC 8785: names are sorted by UTF-8 bytes, and numbers are written as orjson writes them.
+    """
+    return orjson.dumps(obj, option=orjson.OPT_SORT_KEYS)
+
+
+def run_hash(run: Mapping[str, Any]) -> str:
+    """Return the protocol's fingerprint of the configuration of a run; what is missing or null counts as empty."""
+    provenance: Mapping[str, Any] = run.get("provenance") or {}
+    parts = (
+        run.get("agent_id") or "",
+        run.get("model") or "",
+        _tools_text(run.get("tools_available") or ()),
+        provenance.get("config_hash") or "",
+        run.get("trigger") or "",
+    )
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+
+def utf16_order(text: str) -> bytes:
+    """Return the sort key of JavaScript: UTF-16 code units. It differs from Python's beyond U+FFFF only."""
+    return text.encode("utf-16-be")
+
+
+def _tools_text(tools: Sequence[str]) -> str:
+    # orjson escapes exactly what JSON.stringify escapes, in the same spelling.
+    return orjson.dumps(sorted(tools, key=utf16_order)).decode()

@@ -1,0 +1,25 @@
+"""Typed settings: the only reader of the environment, and of the optional TOML file.
+
+Precedence: overrides (flags) > environment > file > default. Read by `wiring` and `cli` alone; everyone else
+is handed what it needs. Must not live here: anything that connects to what a setting names.
+"""
+
+from agentrun_stream.config.catalogue import Setting, catalogue
+from agentrun_stream.config.load import load_settings
+from agentrun_stream.config.settings import ClickhouseSettings, KafkaSettings, Settings, WorkerSettings
+from agentrun_stream.config.stack import ENDPOINTS_FILE, Endpoints, clickhouse_url, find_stack, kafka_bootstrap
+
+__all__ = [
+    "ENDPOINTS_FILE",
+    "ClickhouseSettings",
+    "Endpoints",
+    "KafkaSettings",
+    "Setting",
+    "Settings",
+    "WorkerSettings",
+    "catalogue",
+    "clickhouse_url",
+    "find_stack",
+    "kafka_bootstrap",
+    "load_settings",
+]

@@ -1,0 +1,45 @@
+"""Every bound of the system, with its unit last in its name. Relations are asserted on import.
+
+Limits that decide a refusal are constants of the wire contract and never settings.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# The wire contract: what decides a refusal.
+VALUE_BYTES_MAX: Final = 1 * MIB
+OBJECT_DEPTH_MAX: Final = 64
+STEPS_PER_RUN_MAX: Final = 100_000
+FUTURE_MS_MAX: Final = 3_600_000
+EARLIEST_TIME_US: Final = 1_577_836_800_000_000  # 2020-01-01T00:00:00Z
+INT64_MAX: Final = 2**63 - 1
+SAFE_INTEGER_MAX: Final = 2**53 - 1
+LEASE_IDLE_MS_MIN: Final = 60_000
+LEASE_AGE_MS_MIN: Final = 3_600_000
+EXPIRE_HORIZON_MS_MIN: Final = 86_400_000
+
+# Kafka.
+EVENTS_MESSAGE_BYTES_MAX: Final = 4 * MIB
+RUNS_MESSAGE_BYTES_MAX: Final = 1 * MIB
+DEAD_LETTER_MESSAGE_BYTES_MAX: Final = 6 * MIB
+PUBLISHED_RUN_BYTES_MAX: Final = 256 * KIB
+CLIENT_REQUEST_BYTES_MAX: Final = 6 * MIB
+FETCH_PARTITION_BYTES_MAX: Final = 8 * MIB
+RUNS_COMPACTION_LAG_MS_MIN: Final = 86_400_000
+
+# Versions of rows: topic epoch, partition offset, maintenance counter.
+EPOCH_BITS: Final = 8
+OFFSET_BITS: Final = 48
+MAINTENANCE_BITS: Final = 8
+
+# The worker.
+LOOKUP_IDS_MAX: Final = 2_000
+MONEY_SCALE_DIGITS: Final = 12
+
+assert VALUE_BYTES_MAX < EVENTS_MESSAGE_BYTES_MAX < DEAD_LETTER_MESSAGE_BYTES_MAX, "a dead letter must hold any event"
+assert CLIENT_REQUEST_BYTES_MAX >= DEAD_LETTER_MESSAGE_BYTES_MAX, "the client must be able to send a dead letter"
+assert FETCH_PARTITION_BYTES_MAX >= EVENTS_MESSAGE_BYTES_MAX, "one record must fit in a fetch"
+assert PUBLISHED_RUN_BYTES_MAX < RUNS_MESSAGE_BYTES_MAX, "a published run must fit in its topic"
+assert EPOCH_BITS + OFFSET_BITS + MAINTENANCE_BITS == 64, "a version is 64 bits"

@@ -1,0 +1,90 @@
+"""An event as the pipeline sees it after decoding, and a refusal: bad input as a value on its way to the dead letters.
+
+Must not live here: parsing, validation, or anything that knows Kafka.
+"""
+
+from typing import Any, Final
+
+RUN: Final = "run"
+STEP: Final = "step"
+EVAL: Final = "eval"
+PATCH: Final = "patch"
+LEASE: Final = "lease"
+EXPIRE: Final = "expire"
+
+TYPE_OF_KIND: Final = {k: f"agentrun.{k}.v1" for k in (RUN, STEP, EVAL, PATCH, LEASE, EXPIRE)}
+KIND_OF_TYPE: Final = {t: k for k, t in TYPE_OF_KIND.items()}
+
+# The closed list of reasons; the dead letters and the metric know no other.
+REASONS: Final = (
+    "malformed",
+    "oversize",
+    "unknown_type",
+    "schema",
+    "key_mismatch",
+    "workspace_mismatch",
+    "time_out_of_range",
+    "run_too_large",
+    "expired",
+    "sink_rejected",
+)
+
+
+class Event:
+    """One decoded, valid object with its envelope.
+
+    Times are microseconds since 1970 (UTC). `time_us` is the event time of the wire contract; `stamped` says whether it is
+    the envelope's own. `times` are (started, ended) of the object, `step_times` those of embedded steps, in their order.
+    `cost_raw` is `cost.cost_usd` as its digits were sent.
+    """
+
+    __slots__ = (
+        "cost_raw",
+        "kind",
+        "obj",
+        "run_id",
+        "source",
+        "stamped",
+        "step_times",
+        "time_us",
+        "times",
+        "workspace",
+    )
+
+    def __init__(self, kind: str, workspace: str, run_id: str, obj: dict[str, Any]) -> None:
+        self.kind = kind
+        self.workspace = workspace
+        self.run_id = run_id
+        self.obj = obj
+        self.source = ""
+        self.time_us = 0
+        self.stamped = False
+        self.times: tuple[int | None, int | None] = (None, None)
+        self.step_times: list[tuple[int | None, int | None]] = []
+        self.cost_raw: str | None = None
+
+
+class Refusal:
+    """Why a record is refused: a reason of the closed list, a JSON pointer and a schema keyword; never a value of the record."""
+
+    __slots__ = ("keyword", "pointer", "reason", "workspace")
+
+    def __init__(self, reason: str, pointer: str = "", keyword: str = "", workspace: str | None = None) -> None:
+        self.reason = reason
+        self.pointer = pointer
+        self.keyword = keyword
+        self.workspace = workspace
+
+    def __repr__(self) -> str:
+        return f"Refusal({self.reason!r}, {self.pointer!r}, {self.keyword!r})"
+
+
+class Misplaced:
+    """A record whose run id belongs on another partition, or that came without its key: produced again where it belongs."""
+
+    __slots__ = ("partition", "run_id", "source")
+
+    def __init__(self, run_id: str, partition: int, source: str) -> None:
+        self.run_id = run_id
+        self.partition = partition
+        self.source = source

@@ -1,0 +1,120 @@
+"""The ledger's facts: the usage a step states, what an event brings as differences, the sums of a run.
+
+Prices never enter here. Unknown is None, never zero. Must not live here: windows, settlements, computed cost.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from agentrun_stream import limits
+from agentrun_stream.model import money
+from agentrun_stream.model.run import Accrual, RunState, Snapshot, Usage
+
+TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "total_tokens")
+_new = tuple.__new__
+
+
+def count(value: Any) -> int | None:
+    """A count as an integer: the schema takes 2.0 for 2; None stays unknown."""
+    return None if value is None else int(value)
+
+
+def step_usage(obj: dict[str, Any]) -> Usage | None:
+    """What a step says of its model call: `metadata.usage`, else the bare total; None where it says nothing."""
+    metadata = obj.get("metadata")
+    usage = metadata.get("usage") if metadata is not None else None
+    total = count(obj.get("tokens_used"))
+    if type(usage) is not dict:
+        return None if total is None else Usage(None, None, None, None, None, None, total)
+    get = usage.get
+    counts = [get(name) for name in TOKENS[:4]]
+    # Usage lies in open metadata, which the schema does not look into: what is no count is no fact.
+    counts = [c if type(c) is int and 0 <= c <= limits.SAFE_INTEGER_MAX else None for c in counts]
+    provider, model = get("provider"), get("model")
+    found: Usage = _new(
+        Usage,
+        (
+            provider if type(provider) is str else None,
+            model if type(model) is str else None,
+            *counts,
+            total,
+        ),
+    )
+    return found
+
+
+def book_step(state: RunState, step_id: str, new: Usage | None, old: Usage | None) -> Accrual:
+    """What a step brought: its usage less what the same step had before. One of the two is given."""
+    doc = state.snap.doc if state.snap is not None else {}
+    said = new or old
+    assert said is not None
+    tokens: Sequence[int | None] = new[2:] if old is None and new is not None else _differences(new, old)
+    accrual: Accrual = _new(
+        Accrual,
+        (
+            step_id,
+            "step",
+            doc.get("agent_id"),
+            said.model or doc.get("model"),
+            said.provider or doc.get("provider"),
+            doc.get("runtime"),
+            doc.get("trigger"),
+            *tokens,
+            None,
+        ),
+    )
+    return accrual
+
+
+def _differences(new: Usage | None, old: Usage | None) -> list[int | None]:
+    nothing: tuple[None, ...] = (None,) * len(TOKENS)
+    return [_minus(n, o) for n, o in zip(new[2:] if new else nothing, old[2:] if old else nothing, strict=True)]
+
+
+def _minus(new: int | None, old: int | None) -> int | None:
+    return None if new is None and old is None else (new or 0) - (old or 0)
+
+
+def run_tokens(doc: dict[str, Any]) -> list[int | None]:
+    """The tokens that a snapshot states, in the order of TOKENS."""
+    cost = doc.get("cost") or {}
+    return [count(cost.get(name)) for name in TOKENS]
+
+
+def book_snapshot(snap: Snapshot, old_doc: dict[str, Any], old_raw: str | None) -> list[Accrual]:
+    """What a changed snapshot brought; nothing where neither it nor the one before states any amount."""
+    doc = snap.doc
+    tokens = [_minus(n, o) for n, o in zip(run_tokens(doc), run_tokens(old_doc), strict=True)]
+    cost: Decimal | None = money.difference(money.amount(snap.cost_raw), money.amount(old_raw))
+    if cost is None and all(t is None for t in tokens):
+        return []
+    model = (doc.get("cost") or {}).get("model") or doc.get("model")
+    dimensions = (doc.get("agent_id"), model, doc.get("provider"), doc.get("runtime"), doc.get("trigger"))
+    return [Accrual("", "run", *dimensions, *tokens, cost)]
+
+
+def step_tokens(state: RunState) -> list[int | None]:
+    """The sums of the steps' usage, in the order of TOKENS; None where no step states the member."""
+    totals: list[int | None] = [None] * len(TOKENS)
+    for step in state.steps.values():
+        usage = step[7]
+        if usage is not None:
+            for i, tokens in enumerate(usage[2:]):
+                if tokens is not None:
+                    totals[i] = (totals[i] or 0) + tokens
+    return totals
+
+
+def sums(state: RunState) -> dict[str, Any]:
+    """The run's sums as facts: what stays when its rows are gone. Tokens by basis, reported cost as its digits."""
+    snap = state.snap
+    stated = run_tokens(snap.doc) if snap is not None else []
+    by_step = step_tokens(state)
+    return {
+        "steps": len(state.steps),
+        "evals": len(state.evals),
+        "run": {n: t for n, t in zip(TOKENS, stated, strict=False) if t is not None},
+        "step": {n: t for n, t in zip(TOKENS, by_step, strict=True) if t is not None},
+        "cost_reported": snap.cost_raw if snap is not None else None,
+    }

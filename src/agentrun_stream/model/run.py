@@ -1,0 +1,171 @@
+"""What a run is: its objects (snapshot, steps, evals), their facts, and the table of statuses.
+
+Must not live here: how events change a run (processors/fold.py) or what is shown of it (processors/project.py).
+"""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+from agentrun_stream import limits
+
+OPEN: Final = frozenset({"pending", "running"})
+TERMINAL: Final = frozenset({"completed", "failed", "cancelled", "timeout"})
+LEASE_STATUS: Final = "timeout"
+
+# (the stored status is terminal, the new one is terminal) -> what a snapshot does to the run.
+SNAPSHOT_EFFECT: Final = {
+    (False, False): "replace",
+    (False, True): "close",
+    (True, False): "stale",
+    (True, True): "correct",
+}
+
+CLOSED_BY_RUNTIME: Final = "runtime"
+CLOSED_BY_LEASE: Final = "lease"
+
+
+def position(epoch: int, offset: int) -> int:
+    """Where an event stands: topic epoch above partition offset. What orders the events of a run."""
+    return epoch << limits.OFFSET_BITS | offset
+
+
+def offset_of(pos: int) -> int:
+    """The partition offset of a position."""
+    return pos & ((1 << limits.OFFSET_BITS) - 1)
+
+
+def row_version(pos: int, maintenance: int = 0) -> int:
+    """The version of an object's row, 64 bits: topic epoch, offset, maintenance counter."""
+    return pos << limits.MAINTENANCE_BITS | maintenance
+
+
+def projection_version(pos: int, counter: int = 0) -> int:
+    """The version of a projected row, 128 bits: topic epoch and offset above, projection counter below."""
+    return pos << 64 | counter
+
+
+class Usage(NamedTuple):
+    """Tokens of one model call, and of which model. None is unknown, never zero."""
+
+    provider: str | None
+    model: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    total_tokens: int | None
+
+
+class StepFact(NamedTuple):
+    """What the fold and the projection keep of a step. Append times in ms, the event's time in us."""
+
+    pos: int
+    source: str
+    time_us: int
+    first_append_ms: int
+    append_ms: int
+    type: str
+    success: bool | None
+    usage: Usage | None
+
+
+class EvalFact(NamedTuple):
+    """What is kept of an eval; `doc` is the EvalResult as it came."""
+
+    pos: int
+    source: str
+    time_us: int
+    first_append_ms: int
+    append_ms: int
+    doc: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """The run's own object: its merged members (steps and eval aside) and what the fold must remember of it.
+
+    `seen` is False while only patches, refused steps or a lease made the object. `settled` holds every minute (epoch
+    seconds) that the run ever settled in. `opened_ms` is the append time at which it began or was last reopened.
+    """
+
+    doc: dict[str, Any]
+    pos: int
+    source: str
+    time_us: int
+    first_append_ms: int
+    append_ms: int
+    opened_ms: int
+    seen: bool = False
+    started_us: int | None = None
+    ended_us: int | None = None
+    cost_raw: str | None = None
+    closed_by: str | None = None
+    closed_us: int = 0
+    time_basis: str | None = None
+    settled: tuple[int, ...] = ()
+    reopened: int = 0
+    corrections: int = 0
+    steps_refused: int = 0
+
+    @property
+    def status(self) -> str | None:
+        """The status that counts: a lease's `timeout` stands above the last reported one."""
+        return LEASE_STATUS if self.closed_by == CLOSED_BY_LEASE else self.doc.get("status")
+
+
+@dataclass(slots=True)
+class RunState:
+    """A run as its objects say. `pos` is the highest position that any of them holds: the guard against folding twice."""
+
+    workspace: str
+    run_id: str
+    pos: int = -1
+    snap: Snapshot | None = None
+    steps: dict[str, StepFact] = field(default_factory=dict)
+    evals: dict[str, EvalFact] = field(default_factory=dict)
+    expired: dict[str, Any] | None = None
+    # The cache's own notes: the last batch that touched the run, and what it counted for its size.
+    mark: int = field(default=-1, compare=False)
+    cached_bytes: int = field(default=0, compare=False)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run has ended, by its runtime or by a lease."""
+        return self.snap is not None and self.snap.closed_by is not None
+
+    @property
+    def last_append_ms(self) -> int:
+        """The newest append time among the run's objects."""
+        times = [s.append_ms for s in self.steps.values()]
+        times += [e.append_ms for e in self.evals.values()]
+        if self.snap is not None:
+            times.append(self.snap.append_ms)
+        return max(times, default=0)
+
+    @property
+    def first_append_ms(self) -> int:
+        """The append time of the event that made the run's first object."""
+        times = [s.first_append_ms for s in self.steps.values()]
+        times += [e.first_append_ms for e in self.evals.values()]
+        if self.snap is not None:
+            times.append(self.snap.first_append_ms)
+        return min(times, default=0)
+
+
+class Accrual(NamedTuple):
+    """What one event brought to the ledger, as differences. Amounts of money are Decimal with 12 decimals."""
+
+    object_id: str
+    basis: str
+    agent_id: str | None
+    model: str | None
+    provider: str | None
+    runtime: str | None
+    trigger: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    total_tokens: int | None
+    cost_reported: Decimal | None

@@ -1,0 +1,353 @@
+"""The fold: (run state, event) -> which objects change, and what the ledger books. A pure function of the log.
+
+No clock, no price, no key registry and no setting takes part, so whoever folds an event again writes the same facts. Must
+not live here: opinions (project.py), rows, I/O.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from agentrun_stream import limits
+from agentrun_stream.codec.json_codec import canonical
+from agentrun_stream.model import ledger
+from agentrun_stream.model.event import EVAL, EXPIRE, LEASE, PATCH, RUN, STEP, Event, Refusal
+from agentrun_stream.model.run import (
+    CLOSED_BY_LEASE,
+    CLOSED_BY_RUNTIME,
+    SNAPSHOT_EFFECT,
+    TERMINAL,
+    Accrual,
+    EvalFact,
+    RunState,
+    Snapshot,
+    StepFact,
+)
+
+FOLDED: Final = "folded"
+REPEATED: Final = "repeated"  # folded, although source and time are those of the stored object
+LATE: Final = "late"
+STALE: Final = "stale"
+NO_EFFECT: Final = "no_effect"
+
+_MERGED: Final = ("cost", "provenance", "metadata")
+_APART: Final = frozenset({"steps", "eval"})
+_MINUTE_US: Final = 60_000_000
+_new = tuple.__new__
+
+
+class Place(NamedTuple):
+    """Where an event stands on the log: its position and the broker's append time in ms."""
+
+    pos: int
+    append_ms: int
+
+
+class Folded:
+    """What one event changed. `steps` are (id, object, times, fact); `evals` are ids; `run` says whether the snapshot did.
+
+    `refusal` is set where the contract refuses the event because of the run's state; then only `run` may be set besides.
+    """
+
+    __slots__ = ("accruals", "evals", "outcome", "refusal", "run", "steps")
+
+    def __init__(self, outcome: str) -> None:
+        self.outcome = outcome
+        self.steps: list[tuple[str, dict[str, Any], tuple[int | None, int | None], StepFact]] = []
+        self.evals: list[str] = []
+        self.accruals: list[Accrual] = []
+        self.run = False
+        self.refusal: Refusal | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether any object changed; an event that changes none has no effect."""
+        return bool(self.steps or self.evals or self.run)
+
+
+def fold(state: RunState, event: Event, at: Place) -> Folded:
+    """Apply one event to a run, in place. Rules: the wire contract, section 3."""
+    if state.expired is not None:
+        return _refused("expired", event)
+    out = _FOLDS[event.kind](state, event, at)
+    if out.changed:
+        state.pos = at.pos
+    return out
+
+
+def _fold_step(state: RunState, event: Event, at: Place) -> Folded:
+    obj = event.obj
+    step_id = obj["id"]
+    old = state.steps.get(step_id)
+    if old is None:
+        if len(state.steps) >= limits.STEPS_PER_RUN_MAX:
+            return _too_large(state, event, at)
+        out = Folded(FOLDED)
+    elif _is_late(event, old):
+        return Folded(LATE)
+    else:
+        out = Folded(REPEATED if _same_stamp(event, old) else FOLDED)
+    _put_step(state, out, (step_id, obj, event.times), event, at)
+    _reopen(state, out, at)
+    return out
+
+
+def _fold_run(state: RunState, event: Event, at: Place) -> Folded:
+    snap = state.snap
+    if snap is not None and snap.seen and _is_late(event, snap):
+        return Folded(LATE)
+    effect = _effect(snap, event.obj.get("status"))
+    if effect == "stale":
+        return Folded(STALE)
+    if _new_steps(state, event.obj) > limits.STEPS_PER_RUN_MAX:
+        return _too_large(state, event, at)
+    out = Folded(REPEATED if snap is not None and _same_stamp(event, snap) else FOLDED)
+    snap = _own(state, event, at)
+    before = snap.doc, snap.cost_raw
+    if event.kind == PATCH:
+        snap.doc, snap.cost_raw = _patched(snap, event)
+    else:
+        snap.doc, snap.cost_raw = _replaced(snap, event)
+        snap.seen, snap.source = True, event.source
+        snap.time_us = event.time_us
+    snap.started_us = event.times[0] or snap.started_us
+    snap.ended_us = event.times[1] or snap.ended_us
+    _move(snap, effect, event, at)
+    _touch(snap, out, at)
+    out.accruals.extend(ledger.book_snapshot(snap, *before))
+    for position, (step, times) in enumerate(zip(event.obj.get("steps") or (), event.step_times, strict=True)):
+        _embedded_step(state, out, (step.get("id") or f"#{position}", step, times), event, at)
+    evaluation = event.obj.get("eval")
+    if evaluation is not None:
+        _put_eval(state, out, evaluation, event, at)
+    return out
+
+
+def _fold_eval(state: RunState, event: Event, at: Place) -> Folded:
+    out = Folded(FOLDED)
+    if not _put_eval(state, out, event.obj, event, at):
+        return Folded(LATE)
+    # An eval says nothing of whether the agent lives, so unlike a step it does not reopen a run closed by a lease.
+    return out
+
+
+def _fold_lease(state: RunState, event: Event, at: Place) -> Folded:
+    idle_ms, age_ms = event.obj["idle_timeout"] * 1000, event.obj["max_age"] * 1000
+    last = state.last_append_ms
+    if not last or state.closed or idle_ms < limits.LEASE_IDLE_MS_MIN or age_ms < limits.LEASE_AGE_MS_MIN:
+        return Folded(NO_EFFECT)
+    snap = state.snap
+    opened = snap.opened_ms if snap is not None and snap.reopened else state.first_append_ms
+    if at.append_ms - last < idle_ms and at.append_ms - opened <= age_ms:
+        return Folded(NO_EFFECT)
+    out = Folded(FOLDED)
+    snap = _own(state, event, at)
+    snap.closed_by = CLOSED_BY_LEASE
+    _settle(snap, at.append_ms * 1000, "closing_event")
+    _touch(snap, out, at)
+    return out
+
+
+def _fold_expire(state: RunState, event: Event, at: Place) -> Folded:
+    horizon_ms = event.obj["horizon"] * 1000
+    idle = at.append_ms - state.last_append_ms
+    if not state.closed or horizon_ms < limits.EXPIRE_HORIZON_MS_MIN or idle <= horizon_ms:
+        return Folded(NO_EFFECT)
+    state.expired = {"at": at.append_ms, **ledger.sums(state)}
+    out = Folded(FOLDED)
+    out.run = True
+    return out
+
+
+# ---- the run's own object
+
+
+def _effect(snap: Snapshot | None, status: str | None) -> str:
+    """What a snapshot or patch does to the status. A lease does not count: any event may overrule it."""
+    if snap is None or not snap.seen:
+        return "close" if status in TERMINAL else "replace"
+    if status is None:
+        return "amend"
+    return SNAPSHOT_EFFECT[snap.closed_by == CLOSED_BY_RUNTIME, status in TERMINAL]
+
+
+def _own(state: RunState, event: Event, at: Place) -> Snapshot:
+    """The run's own object, made where it is missing. One that a patch or a lease makes has no snapshot yet."""
+    if state.snap is None:
+        state.snap = Snapshot(
+            doc={},
+            pos=at.pos,
+            source=event.source,
+            time_us=event.time_us,
+            first_append_ms=at.append_ms,
+            append_ms=at.append_ms,
+            opened_ms=at.append_ms,
+        )
+    return state.snap
+
+
+def _replaced(snap: Snapshot, event: Event) -> tuple[dict[str, Any], str | None]:
+    """Rule 2: what a snapshot leaves out or gives as null keeps its earlier value. A kept patch lies under the first one."""
+    given = {k: v for k, v in event.obj.items() if v is not None and k not in _APART}
+    cost_raw = event.cost_raw if "cost" in given else snap.cost_raw
+    if not snap.seen:
+        for name in _MERGED:
+            if name in given and name in snap.doc:
+                given[name] = snap.doc[name] | _given(given[name])
+        cost_raw = event.cost_raw or snap.cost_raw
+    return snap.doc | given, cost_raw
+
+
+def _patched(snap: Snapshot, event: Event) -> tuple[dict[str, Any], str | None]:
+    given = {k: v for k, v in event.obj.items() if v is not None and k not in _APART}
+    for name in _MERGED:
+        if name in given:
+            given[name] = (snap.doc.get(name) or {}) | _given(given[name])
+    return snap.doc | given, event.cost_raw or snap.cost_raw
+
+
+def _given(members: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in members.items() if v is not None}
+
+
+def _move(snap: Snapshot, effect: str, event: Event, at: Place) -> None:
+    """Let the status follow: close, correct, or reopen what a lease had closed."""
+    if event.kind == PATCH and not snap.seen:
+        return  # kept for the first snapshot, which alone opens or closes the run
+    if snap.doc.get("status") in TERMINAL and effect != "replace":
+        snap.corrections += effect in ("correct", "amend") and snap.closed_by == CLOSED_BY_RUNTIME
+        snap.closed_by = CLOSED_BY_RUNTIME
+        moment, basis = _settle_time(snap, event, at)
+        _settle(snap, moment, basis)
+    elif snap.closed_by is not None:
+        _open_again(snap, at)
+
+
+def _settle_time(snap: Snapshot, event: Event, at: Place) -> tuple[int, str]:
+    """When a run counts as ended: `ended_at`, else start plus duration, else the closing event's own time."""
+    latest = at.append_ms * 1000 + limits.FUTURE_MS_MAX * 1000
+    if snap.ended_us is not None:
+        return snap.ended_us, "ended_at"
+    duration = snap.doc.get("duration_ms")
+    if snap.started_us is not None and duration is not None:
+        moment = snap.started_us + int(duration * 1000)
+        if moment <= latest:
+            return moment, "duration"
+    if limits.EARLIEST_TIME_US <= event.time_us <= latest:
+        return event.time_us, "closing_event"
+    return at.append_ms * 1000, "closing_event"
+
+
+def _settle(snap: Snapshot, moment_us: int, basis: str) -> None:
+    minute = moment_us // _MINUTE_US * 60
+    snap.closed_us, snap.time_basis = moment_us, basis
+    if minute not in snap.settled:
+        snap.settled = (*snap.settled, minute)
+
+
+def _reopen(state: RunState, out: Folded, at: Place) -> None:
+    """Rule 8: the runtime is alive after all."""
+    snap = state.snap
+    if snap is not None and snap.closed_by == CLOSED_BY_LEASE:
+        _open_again(snap, at)
+        _touch(snap, out, at)
+
+
+def _open_again(snap: Snapshot, at: Place) -> None:
+    snap.closed_by, snap.time_basis, snap.closed_us = None, None, 0
+    snap.opened_ms = at.append_ms
+    snap.reopened += 1
+
+
+def _touch(snap: Snapshot, out: Folded, at: Place) -> None:
+    snap.pos, snap.append_ms = at.pos, at.append_ms
+    out.run = True
+
+
+# ---- steps and evals
+
+
+def _new_steps(state: RunState, obj: dict[str, Any]) -> int:
+    steps = obj.get("steps")
+    if not steps or len(state.steps) + len(steps) <= limits.STEPS_PER_RUN_MAX:
+        return 0
+    return len(state.steps.keys() | {s.get("id") or f"#{i}" for i, s in enumerate(steps)})
+
+
+def _embedded_step(
+    state: RunState, out: Folded, step: tuple[str, dict[str, Any], tuple[int | None, int | None]], event: Event, at: Place
+) -> None:
+    old = state.steps.get(step[0])
+    if old is None or not _is_late(event, old):
+        _put_step(state, out, step, event, at)
+
+
+def _put_step(
+    state: RunState, out: Folded, step: tuple[str, dict[str, Any], tuple[int | None, int | None]], event: Event, at: Place
+) -> None:
+    step_id, obj, times = step
+    old = state.steps.get(step_id)
+    usage = ledger.step_usage(obj)
+    pos, append_ms = at
+    first = append_ms if old is None else old.first_append_ms
+    # The hottest place of the worker: a NamedTuple made by tuple.__new__ costs a third of a call by name.
+    fact: StepFact = _new(
+        StepFact, (pos, event.source, event.time_us, first, append_ms, obj["type"], obj.get("success"), usage)
+    )
+    state.steps[step_id] = fact
+    out.steps.append((step_id, obj, times, fact))
+    if usage is not None or (old is not None and old.usage is not None):
+        out.accruals.append(ledger.book_step(state, step_id, usage, old.usage if old is not None else None))
+
+
+def eval_id(doc: dict[str, Any]) -> str:
+    """The identity of an eval within its run: (eval_layer, benchmark_id, metadata.scorer)."""
+    scorer = (doc.get("metadata") or {}).get("scorer")
+    return canonical([doc.get("eval_layer"), doc.get("benchmark_id"), scorer])
+
+
+def _put_eval(state: RunState, out: Folded, doc: dict[str, Any], event: Event, at: Place) -> bool:
+    key = eval_id(doc)
+    old = state.evals.get(key)
+    if old is not None and _is_late(event, old):
+        return False
+    first = at.append_ms if old is None else old.first_append_ms
+    state.evals[key] = EvalFact(at.pos, event.source, event.time_us, first, at.append_ms, doc)
+    out.evals.append(key)
+    return True
+
+
+# ---- late repeats and refusals
+
+
+def _is_late(event: Event, old: StepFact | EvalFact | Snapshot) -> bool:
+    """Rule 5: the same source told an earlier time than the stored object has."""
+    return event.stamped and event.time_us < old.time_us and event.source == old.source
+
+
+def _same_stamp(event: Event, old: StepFact | Snapshot) -> bool:
+    return event.stamped and event.time_us == old.time_us and event.source == old.source
+
+
+def _refused(reason: str, event: Event) -> Folded:
+    out = Folded(NO_EFFECT)
+    out.refusal = Refusal(reason, workspace=event.workspace)
+    return out
+
+
+def _too_large(state: RunState, event: Event, at: Place) -> Folded:
+    out = _refused("run_too_large", event)
+    snap = _own(state, event, at)
+    snap.steps_refused += 1
+    snap.pos = at.pos  # counted once: a later reading of this offset is already folded
+    out.run = True
+    return out
+
+
+_FOLDS: Final[dict[str, Callable[[RunState, Event, Place], Folded]]] = {
+    STEP: _fold_step,
+    RUN: _fold_run,
+    PATCH: _fold_run,
+    EVAL: _fold_eval,
+    LEASE: _fold_lease,
+    EXPIRE: _fold_expire,
+}

@@ -1,0 +1,204 @@
+"""The projection: what is shown of a run, as a function of its objects (and of opinions, as far as there are any).
+
+The row of an open run is a function of the objects other than steps; that of a closed run of all. Making it again changes
+nothing. Must not live here: anything that decides facts, I/O.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentrun_stream import limits
+from agentrun_stream.codec import json_codec
+from agentrun_stream.codec.canonical import run_hash
+from agentrun_stream.codec.cloudevents import time_us
+from agentrun_stream.model import ledger, money
+from agentrun_stream.model.ledger import TOKENS
+from agentrun_stream.model.run import CLOSED_BY_LEASE, RunState, Snapshot, offset_of, projection_version
+from agentrun_stream.model.verdict import Verdict, judge
+
+# Members of an AgentRun that are columns of their own, as they are.
+_PLAIN: Final = (
+    "agent_id",
+    "agent_name",
+    "model",
+    "provider",
+    "runtime",
+    "runtime_version",
+    "trigger",
+    "parent_run_id",
+    "task_id",
+    "outcome",
+    "duration_ms",
+    "error",
+    "git_branch",
+    "git_commit",
+)
+_PROVENANCE: Final = ("run_hash", "parent_run_hash", "model_version", "config_hash", "signed_by", "signature")
+_OWN: Final = frozenset(
+    (*_PLAIN, "id", "status", "started_at", "ended_at", "steps", "tools_available", "cost", "provenance", "eval")
+) | {"workspace_id", "tags", "metadata"}
+_NO_SUMS: Final[dict[str, int | None]] = dict.fromkeys(
+    ("steps", "tool_calls", "failed_tool_calls", "failed_steps", *(f"step_{n}" for n in TOKENS[:4]))
+)
+
+
+@dataclass(slots=True)
+class Projection:
+    """What the store and the topic show of a run. `row` is its row of `runs`; None while it has no object but steps."""
+
+    row: dict[str, Any]
+    settlements: list[dict[str, Any]]
+    pos: int
+    closed: bool
+
+
+def project(state: RunState, topic: str, partition: int) -> Projection | None:
+    """Project a run; None where it has no object other than a step."""
+    snap = state.snap
+    if snap is None and not state.evals:
+        return None
+    snap = snap or _nothing(state)
+    pos = state.pos if state.closed else max([snap.pos, *(e.pos for e in state.evals.values())])
+    counted = _step_sums(state) if state.closed else _NO_SUMS
+    row = {
+        "workspace": state.workspace,
+        "run_id": state.run_id,
+        "status": snap.status,
+        **_members(snap),
+        **_verdict(judge(snap.doc, run_hash(snap.doc), closed=state.closed)),
+        **counted,
+        **_event_facts(state, snap),
+        "revision": offset_of(pos),
+        "projection": 0,
+        "topic": topic,
+        "partition": partition,
+        "_version": str(projection_version(pos)),
+    }
+    settlements = [_settlement(state, snap, row, minute, pos) for minute in snap.settled]
+    return Projection(row, settlements, pos, state.closed)
+
+
+def _nothing(state: RunState) -> Snapshot:
+    """What stands in for the snapshot of a run that so far has only evals."""
+    first = min(state.evals.values(), key=lambda e: e.pos)
+    return Snapshot({}, first.pos, first.source, first.time_us, first.first_append_ms, first.append_ms, first.append_ms)
+
+
+def _members(snap: Snapshot) -> dict[str, Any]:
+    doc = snap.doc
+    get = doc.get
+    cost, provenance = get("cost") or {}, get("provenance") or {}
+    row = {name: get(name) for name in _PLAIN}
+    row["started_at"], row["ended_at"] = snap.started_us, snap.ended_us
+    row["tools_available"], row["tags"] = get("tools_available") or [], get("tags") or []
+    workspace_id, metadata = get("workspace_id"), get("metadata")
+    row["workspace_id"] = None if workspace_id is None else str(workspace_id)
+    row["metadata"] = None if metadata is None else json_codec.canonical(metadata)
+    row["extra"] = json_codec.canonical({k: doc[k] for k in doc if k not in _OWN}) if doc.keys() - _OWN else None
+    row.update(zip(TOKENS, ledger.run_tokens(doc), strict=True))
+    row["cost_reported_raw"] = snap.cost_raw
+    row["cost_reported"] = money.text(money.amount(snap.cost_raw))
+    row["cost_model"] = cost.get("model")
+    row["cost_metadata"] = _open_map(cost.get("metadata"))
+    for name in _PROVENANCE:
+        row[name] = provenance.get(name)
+    row["lineage"] = provenance.get("lineage") or []
+    row["provenance_runtime"] = provenance.get("runtime")
+    created = provenance.get("created_at")
+    row["created_at"] = None if created is None else time_us(created)
+    row["provenance_metadata"] = _open_map(provenance.get("metadata"))
+    return row
+
+
+def _open_map(value: Any) -> str | None:
+    return None if value is None else json_codec.canonical(value)
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "verdict": verdict.headline,
+        "verdict_hash": verdict.hash,
+        "verdict_chain": verdict.chain,
+        "verdict_signature": verdict.signature,
+        "verdict_lineage": verdict.lineage,
+        "verdict_log": verdict.log,
+        "verdict_reasons": list(verdict.reasons),
+    }
+
+
+def _step_sums(state: RunState) -> dict[str, int | None]:
+    calls = failed_calls = failed = 0
+    for step in state.steps.values():
+        if step[6] is False:
+            failed += 1
+        if step[5] == "tool_call":
+            calls += 1
+            failed_calls += step[6] is False
+    tokens = ledger.step_tokens(state)
+    return {
+        "steps": len(state.steps),
+        "tool_calls": calls,
+        "failed_tool_calls": failed_calls,
+        "failed_steps": failed,
+        **{f"step_{name}": tokens[i] for i, name in enumerate(TOKENS[:4])},
+    }
+
+
+def _event_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
+    evals = state.evals.values()
+    newest = max(evals, key=lambda e: e.pos, default=None)
+    if state.closed:
+        first, last = state.first_append_ms, state.last_append_ms
+    else:
+        first = min([snap.first_append_ms, *(e.first_append_ms for e in evals)])
+        last = max([snap.append_ms, *(e.append_ms for e in evals)])
+    return {
+        "eval": None if newest is None else json_codec.canonical(newest.doc),
+        "evals": len(state.evals),
+        "evals_passed": sum(e.doc["pass"] is True for e in evals),
+        "steps_refused": snap.steps_refused,
+        "closed_by": snap.closed_by,
+        "reopened": snap.reopened,
+        "corrections": snap.corrections,
+        "first_event_at": first,
+        "last_event_at": last,
+    }
+
+
+# ---- settlements
+
+
+def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: int, pos: int) -> dict[str, Any]:
+    """The run's row under one minute that it ever settled in: its amounts, or zero where it no longer is."""
+    version = {"minute": minute, "workspace": state.workspace, "run_id": state.run_id, "_version": str(projection_version(pos))}
+    dimensions = {name: row[name] for name in ("agent_id", "provider", "runtime", "trigger", "status", "outcome")}
+    settled = {
+        **version,
+        **dimensions,
+        "model": row["cost_model"] or row["model"],
+        "closed_by": snap.closed_by,
+        "time_basis": snap.time_basis,
+        "revision": offset_of(pos),
+    }
+    if not state.closed or snap.closed_us // 60_000_000 * 60 != minute:
+        return settled | {"runs": 0}
+    tokens = [row[name] for name in TOKENS]
+    if all(t is None for t in tokens):
+        tokens = ledger.step_tokens(state)
+    duration = row["duration_ms"]
+    return settled | {
+        "runs": 1,
+        "unpriced": int(snap.cost_raw is None),
+        "steps": row["steps"],
+        "tool_calls": row["tool_calls"],
+        "failed_tool_calls": row["failed_tool_calls"],
+        "corrections": snap.corrections,
+        "duration_ms": None if duration is None else min(round(duration), limits.SAFE_INTEGER_MAX),
+        **dict(zip(TOKENS, tokens, strict=True)),
+        "cost_reported": row["cost_reported"],
+    }
+
+
+def is_lease_timeout(row: dict[str, Any]) -> bool:
+    """Whether a run's row says `timeout` because nothing more came, and not because its runtime said so."""
+    return bool(row["closed_by"] == CLOSED_BY_LEASE)

@@ -1,0 +1,324 @@
+"""From polled records to a batch that can be written: decode, look up, fold, encode, project.
+
+Each record is decoded, folded and encoded before the next, so that its objects die young. Must not live here: writes.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentrun_stream.codec.cloudevents import (
+    ATTEMPT_HEADER,
+    FIRST_SEEN_HEADER,
+    Route,
+    attempt_of,
+    decode,
+    workspace_of,
+)
+from agentrun_stream.model.event import EXPIRE, Event, Refusal
+from agentrun_stream.model.run import RunState, position
+from agentrun_stream.pipeline import fold, project, run_record
+from agentrun_stream.ports import Outgoing, Part, Record, RunKey
+from agentrun_stream.processors.fold import LATE, REPEATED, STALE, Folded, Place
+from agentrun_stream.processors.publish import run_key
+from agentrun_stream.runtime.cache import Cache
+from agentrun_stream.store import rows
+
+CHUNK_RECORDS: Final = 256
+ALREADY: Final = "already_folded"
+_DLQ: Final = "agentrun.dlq."
+
+Loader = Callable[[Sequence[RunKey]], Awaitable[dict[RunKey, RunState]]]
+HomeOf = Callable[[bytes], int]
+
+
+class Dropped(Exception):  # noqa: N818  not an error: the partition moved away
+    """The partition is no longer ours; what was built on it is dropped."""
+
+
+@dataclass(slots=True)
+class Assigned:
+    """A partition that is ours. `number` tells this assignment from every other.
+
+    `folded` is the offset up to which batches were made, `acknowledged` that up to which they were written. While a batch
+    is being folded, `folding` is true and the cache stands nowhere.
+    """
+
+    part: Part
+    number: int
+    route: Route
+    epoch: int
+    home_of: HomeOf
+    group: str
+    cache: Cache = field(default_factory=Cache)
+    folded: int = 0
+    acknowledged: int = 0
+    acknowledged_ms: int = 0
+    folding: bool = False
+    refused: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class PartBatch:
+    """What one partition brings to a batch: the offsets it covers (`last` exclusive) and what is to be published."""
+
+    assigned: Assigned
+    first: int
+    last: int
+    first_append_ms: int
+    last_append_ms: int
+    records: int = 0
+    runs: list[Outgoing] = field(default_factory=list)
+    dead: list[Outgoing] = field(default_factory=list)
+    misplaced: list[Outgoing] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Batch:
+    """One batch of one or more partitions, folded and encoded, ready for its checkpoint."""
+
+    number: int
+    started_ms: int
+    parts: dict[Part, PartBatch] = field(default_factory=dict)
+    rows: dict[str, list[bytes]] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    ended: dict[tuple[str, str], int] = field(default_factory=dict)
+    ages: list[tuple[int, int, int]] = field(default_factory=list)
+    hits: int = 0
+    looked_up: int = 0
+
+    @property
+    def records(self) -> int:
+        """Records in the batch."""
+        return sum(p.records for p in self.parts.values())
+
+    def count(self, outcome: str) -> None:
+        """Count one event's outcome."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+    def put(self, table: str, row: bytes) -> None:
+        """Add one encoded row."""
+        self.rows.setdefault(table, []).append(row)
+
+
+class PartFolder:
+    """Folds the records of one partition into a batch."""
+
+    def __init__(self, batch: Batch, assigned: Assigned, load: Loader) -> None:
+        self._batch = batch
+        self._assigned = assigned
+        self._load = load
+        self._origin = rows.Origin(assigned.part.topic, assigned.part.partition, batch.started_ms)
+        self._touched: dict[RunKey, RunState] = {}
+        self._seen: list[RunState] = []
+        self._snapshots: set[RunKey] = set()
+        self._evals: dict[RunKey, set[str]] = {}
+        self._was_closed: dict[RunKey, bool] = {}
+
+    async def fold(
+        self, records: Sequence[Record], end_offset: int, breathe: Callable[[], Awaitable[None]]
+    ) -> PartBatch:
+        """Fold every record, in order; they cover everything up to `end_offset`. Raises Dropped once it is not ours."""
+        assigned = self._assigned
+        part = PartBatch(assigned, assigned.folded, end_offset, records[0].timestamp, records[-1].timestamp)
+        part.records = len(records)
+        assigned.folding = True
+        await self._look_up(self._unknown(records))
+        at, end = 0, len(records)
+        while at < end:
+            if assigned.lost:
+                raise Dropped
+            at, missing = self._chunk(records, at, min(at + CHUNK_RECORDS, end), part)
+            if missing is not None:
+                await self._look_up([missing])
+            await breathe()
+        self._finish(part)
+        return part
+
+    def _unknown(self, records: Sequence[Record]) -> list[RunKey]:
+        """The run keys of the batch that are not in the cache, from the record keys alone."""
+        assigned, known = self._assigned, self._assigned.cache.runs
+        first = {r.key: r for r in reversed(records) if r.key is not None}
+        wanted = []
+        for key, record in first.items():
+            try:
+                run = (workspace_of(record.value, record.headers, assigned.route), key.decode())
+            except UnicodeDecodeError:
+                continue
+            if run in known:
+                self._batch.hits += 1
+            elif assigned.home_of(key) == assigned.part.partition:
+                wanted.append(run)
+        return wanted
+
+    async def _look_up(self, keys: Sequence[RunKey]) -> None:
+        if not keys:
+            return
+        self._batch.looked_up += len(keys)
+        found = await self._load(keys)
+        if self._assigned.lost:
+            raise Dropped
+        for key in keys:
+            self._assigned.cache.add(found.get(key) or RunState(*key))
+
+    def _chunk(self, records: Sequence[Record], at: int, end: int, part: PartBatch) -> tuple[int, RunKey | None]:
+        """Fold records from `at` up to `end`; stop early, with its key, at a run that is neither cached nor looked up.
+
+        The hot loop: everything it needs is a local name, and a step of an open run leaves nothing behind but its rows.
+        """
+        batch, assigned, origin = self._batch, self._assigned, self._origin
+        runs, route, epoch, refused = assigned.cache.runs, assigned.route, assigned.epoch, assigned.refused
+        number, seen, outcomes = batch.number, self._seen, batch.outcomes
+        objects, accruals = batch.rows.setdefault("run_objects", []), batch.rows.setdefault("accruals", [])
+        step_row, accrual_row = rows.step_row, rows.accrual_row
+        for i in range(at, end):
+            record = records[i]
+            offset, append_ms = record.offset, record.timestamp
+            event = decode(record.value, record.key, record.headers, append_ms, route)
+            if type(event) is Refusal:
+                self._refuse(record, event, part)
+                continue
+            state = runs.get((event.workspace, event.run_id))
+            if state is None:
+                if self._is_misplaced(record, event, part):
+                    continue
+                return i, (event.workspace, event.run_id)
+            if record.key is None:
+                self._rehome(record, event, part)
+                continue
+            if state.mark != number:
+                state.mark = number
+                seen.append(state)
+            pos = position(epoch, offset)
+            if refused and offset in refused:
+                self._refuse_again(record, event, state, part)
+                continue
+            if pos <= state.pos:
+                outcomes[ALREADY] = outcomes.get(ALREADY, 0) + 1
+                self._touch(state, None)
+                continue
+            was_closed = state.closed
+            folded = fold(state, event, Place(pos, append_ms))
+            outcomes[folded.outcome] = outcomes.get(folded.outcome, 0) + 1
+            for step in folded.steps:
+                objects.append(step_row(state, step, origin))
+            for accrual in folded.accruals:
+                accruals.append(accrual_row(state, accrual, (offset, append_ms), origin))
+            if folded.run or folded.evals or was_closed:
+                self._note(state, event, folded, was_closed=was_closed)
+            if folded.refusal is not None:
+                self._refuse(record, folded.refusal, part)
+        return end, None
+
+    def _note(self, state: RunState, event: Event, folded: Folded, *, was_closed: bool) -> None:
+        if not folded.changed:
+            return
+        key = (state.workspace, state.run_id)
+        self._was_closed.setdefault(key, was_closed)
+        if event.kind == EXPIRE:
+            self._batch.put("run_objects", rows.expired_row(state, state.pos, self._origin))
+        elif folded.run:
+            self._snapshots.add(key)
+        if folded.evals:
+            self._evals.setdefault(key, set()).update(folded.evals)
+        self._touched[key] = state
+
+    def _touch(self, state: RunState, was_closed: bool | None) -> None:
+        key = (state.workspace, state.run_id)
+        self._touched[key] = state
+        self._was_closed.setdefault(key, state.closed if was_closed is None else was_closed)
+
+    def _finish(self, part: PartBatch) -> None:
+        """Once per run that the batch changed: its own object, its evals, its projection, its record."""
+        batch, origin, assigned = self._batch, self._origin, self._assigned
+        for key in self._snapshots:
+            batch.put("run_objects", rows.snapshot_row(self._touched[key], origin))
+        for key, ids in self._evals.items():
+            for eval_id in sorted(ids):
+                batch.put("run_objects", rows.eval_row(self._touched[key], eval_id, origin))
+        for key, state in self._touched.items():
+            self._announce(key, state, part)
+        assigned.cache.weigh(self._seen)
+        assigned.folded, assigned.folding = part.last, False
+        batch.parts[assigned.part] = part
+        batch.ages.append((part.first_append_ms, part.last_append_ms, part.records))
+
+    def _announce(self, key: RunKey, state: RunState, part: PartBatch) -> None:
+        batch, origin = self._batch, self._origin
+        projection = project(state, origin.topic, origin.partition)
+        if projection is None:
+            return
+        row = projection.row
+        row["projected_at"] = origin.ingested_ms
+        batch.put("runs", rows.row("runs", row))
+        for settlement in projection.settlements:
+            batch.put("settlements", rows.row("settlements", settlement))
+        if projection.settlements:  # closed now, or once: later revisions are told too
+            order = (("revision", str(row["revision"]).encode()), ("projection", str(row["projection"]).encode()))
+            part.runs.append(Outgoing(run_key(*key), run_record(state, row), order))
+        if projection.closed and not self._was_closed.get(key, False):
+            end = (row["status"], row["outcome"] or "none")
+            batch.ended[end] = batch.ended.get(end, 0) + 1
+
+    # ---- what is not folded here
+
+    def _is_misplaced(self, record: Record, event: Event, part: PartBatch) -> bool:
+        if record.key is not None and self._assigned.home_of(record.key) == self._assigned.part.partition:
+            return False
+        self._rehome(record, event, part)
+        return True
+
+    def _rehome(self, record: Record, event: Event, part: PartBatch) -> None:
+        self._batch.count("rehomed")
+        key = event.run_id.encode()
+        part.misplaced.append(Outgoing(key, record.value, tuple(record.headers), self._assigned.home_of(key)))
+
+    def _refuse_again(self, record: Record, event: Event, state: RunState, part: PartBatch) -> None:
+        """What stands in `refused` is refused again, and its dead letter sent again: the crash may have come before it."""
+        reason, pointer, keyword = self._assigned.refused[record.offset]
+        pos = position(self._assigned.epoch, record.offset)
+        if reason == "run_too_large" and pos > state.pos:
+            self._note(state, event, fold(state, event, Place(pos, record.timestamp)), was_closed=state.closed)
+        self._refuse(record, Refusal(reason, pointer, keyword, event.workspace), part)
+
+    def _refuse(self, record: Record, refusal: Refusal, part: PartBatch) -> None:
+        batch, size = self._batch, len(record.value or b"")
+        attempt = attempt_of(record.headers)
+        batch.count("refused")
+        batch.reasons[refusal.reason] = batch.reasons.get(refusal.reason, 0) + 1
+        place = {"topic": self._origin.topic, "partition": self._origin.partition, "offset": record.offset}
+        row = {
+            **place,
+            "workspace": refusal.workspace,
+            "reason": refusal.reason,
+            "pointer": refusal.pointer,
+            "keyword": refusal.keyword,
+            "size": size,
+            "attempt": attempt,
+            "appended_at": record.timestamp,
+            "refused_at": self._origin.ingested_ms,
+            "_version": 0,
+        }
+        batch.put("refused", rows.row("refused", row))
+        first_seen = dict(record.headers).get(FIRST_SEEN_HEADER, str(record.timestamp).encode())
+        said = {
+            "reason": refusal.reason,
+            "detail": " ".join(filter(None, (refusal.pointer, refusal.keyword, f"{size} bytes"))),
+            **place,
+            "timestamp": record.timestamp,
+            "group": self._assigned.group,
+        }
+        headers = [(k, v) for k, v in record.headers if not k.startswith(_DLQ)]
+        headers += [(f"{_DLQ}{name}", str(value).encode()) for name, value in said.items()]
+        headers += [(ATTEMPT_HEADER, str(attempt).encode()), (FIRST_SEEN_HEADER, first_seen)]
+        part.dead.append(Outgoing(record.key, record.value, tuple(headers)))
+
+
+def repeated(outcomes: dict[str, int]) -> Iterable[tuple[str, int]]:
+    """The outcomes that have a metric of their own: its attribute, and how many."""
+    yield "records_repeated", outcomes.get(REPEATED, 0) + outcomes.get(ALREADY, 0)
+    yield "records_late", outcomes.get(LATE, 0)
+    yield "records_stale", outcomes.get(STALE, 0)
+    yield "records_rehomed", outcomes.get("rehomed", 0)

@@ -1,0 +1,200 @@
+"""The worker: polls, folds the next batch while the last one is written, and never writes two at a time.
+
+Must not live here: what events mean (processors/), how a batch is made (batch.py) or written (checkpoint.py).
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from agentrun_stream.codec.cloudevents import Route
+from agentrun_stream.model.run import RunState
+from agentrun_stream.ports import Clock, Part, Publisher, Record, RunKey, Source, Store
+from agentrun_stream.runtime.batch import Assigned, Batch, Dropped, Loader, PartBatch, PartFolder
+from agentrun_stream.runtime.checkpoint import Checkpointer
+from agentrun_stream.runtime.membership import Membership
+from agentrun_stream.runtime.report import Report
+from agentrun_stream.runtime.resume import Opener, PartitionOf
+from agentrun_stream.runtime.retry import Abandoned, insist
+from agentrun_stream.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+KEEP_ALIVE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker is told. Sizes in bytes, times in ms."""
+
+    name: str
+    group: str = "agentrun"
+    topic_epoch: int = 0
+    batch_records_max: int = 20_000
+    batch_wait_ms: int = 200
+    cache_bytes: int = 256 * 1024 * 1024
+    routes: Mapping[str, Route] | None = None
+    default_route: Route = Route()
+
+    def route(self, topic: str) -> Route:
+        """What the settings say of a topic."""
+        return (self.routes or {}).get(topic, self.default_route)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the worker asks of the world."""
+
+    source: Source
+    publisher: Publisher
+    store: Store
+    clock: Clock
+    metrics: Metrics
+    partition_of: PartitionOf
+
+
+class Worker:
+    """One member of the group. `run()` until `stop()`; `problems()` says why it is not ready."""
+
+    def __init__(self, world: World, options: WorkerOptions) -> None:
+        self._world = world
+        self._options = options
+        self._clock = world.clock
+        self._report = Report(world.metrics, world.clock)
+        self._checkpointer = Checkpointer(world.store, world.publisher, world.source, world.clock, world.metrics)
+        self._checkpointer.worker = options.name
+        self._checkpointer.say = self._report.say
+        opener = Opener(
+            world.source,
+            world.publisher,
+            world.store,
+            world.metrics,
+            world.partition_of,
+            options.group,
+            options.topic_epoch,
+        )
+        self.members = Membership(world.source, world.publisher, opener, self._report, options.route)
+        self._writing: tuple[asyncio.Task[None], Batch] | None = None
+        self._batches = 0
+        self._acknowledged = 0
+        self._batch_max = options.batch_records_max
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Finish the batch at hand, leave the group, and let `run` return."""
+        self._stopping.set()
+
+    def problems(self) -> list[str]:
+        """Why this worker is not ready; empty when it is. Says what to do, and never a value of a record."""
+        return [*self.members.problems(), *self._report.problems()]
+
+    async def run(self) -> None:
+        """Work until `stop`. Raises UnavailableError where the broker can't be reached at the start."""
+        await self._world.source.open(self.members)
+        alive = asyncio.ensure_future(self._stay_alive())
+        try:
+            while not self._stopping.is_set():
+                await self._cycle()
+            await self._written()
+        finally:
+            alive.cancel()
+            if self._writing is not None:
+                self._writing[0].cancel()
+            await self._world.source.close()
+            await self._world.publisher.close()
+
+    async def _stay_alive(self) -> None:
+        """While the store makes us wait, the group must not take us for dead."""
+        while True:
+            await self._clock.sleep(KEEP_ALIVE_S)
+            if self._report.waiting:
+                await self._world.source.keep_alive()
+
+    async def _cycle(self) -> None:
+        started = self._clock.monotonic_s()
+        await self.members.open_pending()
+        polled = await self._world.source.poll(self._options.batch_wait_ms, self._batch_max)
+        batch = await self._prepare(self._covered(polled))
+        if await self._written() and batch is not None and self.members.own(batch.parts.values()):
+            task = asyncio.ensure_future(self._checkpointer.write(batch))
+            self.members.writing = task
+            self._writing = (task, batch)
+        elif batch is not None:
+            self.members.reset()
+        self._report.lag(self.members.parts, self._world.source)
+        if sum(map(len, polled.values())) < self._batch_max // 2:
+            # A trickle: let it gather, so that the store gets a few parts a second and not fifty.
+            spent = self._clock.monotonic_s() - started
+            await self._clock.sleep(max(0.0, self._options.batch_wait_ms / 1000 - spent))
+
+    def _covered(self, polled: Mapping[Part, Sequence[Record]]) -> list[tuple[Assigned, Sequence[Record], int]]:
+        """What was polled of our partitions, and the offset up to which it covers each, control records included."""
+        found = []
+        for part, assigned in self.members.parts.items():
+            records = polled.get(part, ())
+            position = self._world.source.position(part) or 0
+            end = max(position, records[-1].offset + 1 if records else 0)
+            if end > assigned.folded:
+                found.append((assigned, records, end))
+        return found
+
+    async def _prepare(self, covered: Sequence[tuple[Assigned, Sequence[Record], int]]) -> Batch | None:
+        self._batches += 1
+        batch = Batch(self._batches, self._clock.now_ms())
+        for assigned, records, end in covered:
+            if not records:
+                at = assigned.acknowledged_ms
+                batch.parts[assigned.part] = PartBatch(assigned, assigned.folded, end, at, at)
+                assigned.folded = end
+                continue
+            try:
+                await PartFolder(batch, assigned, self._loader(assigned)).fold(records, end, self._breathe)
+            except (Dropped, Abandoned):
+                self.members.reset()  # the rows of the others are in the same batch: all of it is folded again
+                return None
+        return batch if batch.parts else None
+
+    async def _breathe(self) -> None:
+        await self._clock.sleep(0)
+
+    def _loader(self, assigned: Assigned) -> Loader:
+        async def load(keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
+            before = self._clock.monotonic_s()
+            found = await insist(
+                self._clock,
+                lambda: self._world.store.load_runs(keys),
+                lambda wait, error: self._report.say("store", wait, error),
+                lambda: not assigned.lost,
+            )
+            self._report.looked_up(len(keys), self._clock.monotonic_s() - before)
+            return found
+
+        return load
+
+    async def _written(self) -> bool:
+        """Wait for the checkpoint being written. False where it failed: then everything is folded again from the journal."""
+        if self._writing is None:
+            return True
+        task, batch = self._writing
+        await asyncio.wait({task})
+        self._writing = self.members.writing = None
+        error = task.exception()
+        if error is None:
+            self._acknowledge(batch)
+            return True
+        self.members.failed(batch, error)
+        return False
+
+    def _acknowledge(self, batch: Batch) -> None:
+        self._acknowledged = batch.number
+        for part in batch.parts.values():
+            part.assigned.acknowledged = part.last
+            part.assigned.acknowledged_ms = part.last_append_ms
+            part.assigned.cache.trim(self._options.cache_bytes // max(1, len(self.members.parts)), batch.number)
+        self.members.passed(batch)
+        self._batch_max = self.members.batch_max(self._options.batch_records_max)
+        self._report.stored(batch)
+        self._report.cache(a.cache for a in self.members.parts.values())

@@ -1,0 +1,113 @@
+"""Reading state back: runs by key, the journal, what stands in `refused`.
+
+Answers are whole or an error. Must not live here: reports for people (queries.py), decisions.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import orjson
+from clickhouse_connect.driver.client import Client
+
+from agentrun_stream import limits
+from agentrun_stream.codec.cloudevents import time_us
+from agentrun_stream.model import ledger
+from agentrun_stream.model.run import EvalFact, RunState, Snapshot, StepFact
+from agentrun_stream.ports import Part, RunKey
+from agentrun_stream.store.client import fetch
+from agentrun_stream.store.rows import SNAPSHOT_FACTS
+from agentrun_stream.store.sql import LOOKUP_SETTINGS, literal
+
+_OBJECTS: Final = """
+SELECT workspace, run_id, kind, object_id, type, success, tokens_used,
+    if(kind = 'step', metadata, NULL), if(kind = 'run', extra, NULL), doc,
+    _source, toUnixTimestamp64Micro(_event_time), _version,
+    toUnixTimestamp64Milli(_first_appended_at), toUnixTimestamp64Milli(_appended_at)
+FROM run_objects FINAL
+WHERE (workspace, run_id) IN ({keys})
+"""
+
+_JOURNAL: Final = """
+SELECT min(first), minIf(reach, first > reach), max(last)
+FROM
+(
+    SELECT first, last,
+        max(last) OVER (ORDER BY first, last ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before,
+        if(row_number() OVER (ORDER BY first, last) = 1, first, before) AS reach
+    FROM (SELECT DISTINCT first, last FROM batches WHERE topic = {topic} AND partition = {partition})
+)
+HAVING count() > 0
+"""
+
+_REFUSED: Final = """
+SELECT offset, reason, pointer, keyword FROM refused FINAL
+WHERE topic = {topic} AND partition = {partition} AND offset >= {offset}
+"""
+
+
+def load_runs(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
+    """The states of these runs; unknown ones are left out. At most LOOKUP_IDS_MAX keys go into one query."""
+    found: dict[RunKey, RunState] = {}
+    for start in range(0, len(keys), limits.LOOKUP_IDS_MAX):
+        some = keys[start : start + limits.LOOKUP_IDS_MAX]
+        listed = ", ".join(f"({literal(w)}, {literal(r)})" for w, r in some)
+        for row in rows_of(client, _OBJECTS.format(keys=listed)):
+            key = (row[0], row[1])
+            state = found.get(key)
+            if state is None:
+                state = found[key] = RunState(*key)
+            add_object(state, row)
+    return found
+
+
+async def load_runs_async(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
+    """`load_runs` in a thread."""
+    return await asyncio.to_thread(load_runs, client, keys)
+
+
+def rows_of(client: Client, sql: str) -> Iterator[list[Any]]:
+    """The rows of a query, as lists."""
+    for line in fetch(client, sql, LOOKUP_SETTINGS).splitlines():
+        yield orjson.loads(line)
+
+
+def add_object(state: RunState, row: Sequence[Any]) -> None:
+    """Put one stored object, as `_OBJECTS` selects it, back into the state of its run."""
+    _, _, kind, object_id, step_type, success, tokens_used, metadata, extra, doc, source, time, version, first, append = row
+    pos = version >> limits.MAINTENANCE_BITS
+    state.pos = max(state.pos, pos)
+    if kind == "step":
+        said = {"metadata": None if metadata is None else orjson.loads(metadata), "tokens_used": tokens_used}
+        fact = StepFact(pos, source, time, first, append, step_type, success, ledger.step_usage(said))
+        state.steps[object_id] = fact
+    elif kind == "run":
+        state.snap = _snapshot(orjson.loads(doc), orjson.loads(extra), (pos, source, time, first, append))
+    elif kind == "eval":
+        state.evals[object_id] = EvalFact(pos, source, time, first, append, orjson.loads(doc))
+    elif kind == "expired":
+        state.expired = orjson.loads(doc)
+
+
+def _snapshot(doc: dict[str, Any], facts: dict[str, Any], place: tuple[int, str, int, int, int]) -> Snapshot:
+    pos, source, time, first, append = place
+    kept = {name: facts[name] for name in SNAPSHOT_FACTS if name in facts}
+    kept["settled"] = tuple(kept.get("settled", ()))
+    snap = Snapshot(doc, pos, source, time, first, append, **kept)
+    snap.started_us = time_us(doc.get("started_at"))
+    snap.ended_us = time_us(doc.get("ended_at"))
+    return snap
+
+
+def journal_end(client: Client, part: Part) -> tuple[int, int] | None:
+    """(first, end) of the journal of a partition, where `end` is where its coverage first has a gap."""
+    sql = _JOURNAL.format(topic=literal(part.topic), partition=part.partition)
+    for first, gap, last in rows_of(client, sql):
+        return first, gap or last
+    return None
+
+
+def refused_from(client: Client, part: Part, offset: int) -> dict[int, tuple[str, str, str]]:
+    """What stands in `refused` for a partition from an offset on: (reason, pointer, keyword) by offset."""
+    sql = _REFUSED.format(topic=literal(part.topic), partition=part.partition, offset=offset)
+    return {row[0]: (row[1], row[2], row[3]) for row in rows_of(client, sql)}

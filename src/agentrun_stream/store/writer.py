@@ -1,0 +1,33 @@
+"""Inserts: encoded rows of one checkpoint into one table, by one insert that makes one part.
+
+Must not live here: what the rows mean, or what to do when the store refuses.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import HTTPError
+
+from agentrun_stream.store.client import translated
+from agentrun_stream.store.rows import ARRAY_TABLES
+from agentrun_stream.store.sql import INSERT_SETTINGS
+
+_ONE_PART: Final = dict(INSERT_SETTINGS)
+
+
+def insert(client: Client, table: str, rows: Sequence[bytes]) -> None:
+    """Insert encoded rows. Raises StoreError (try again) or StoreRejectedError (never again)."""
+    columns = ARRAY_TABLES.get(table)
+    fmt = "JSONEachRow" if columns is None else "JSONCompactEachRow"
+    try:
+        client.raw_insert(table, columns, insert_block=b"\n".join(rows), settings=_ONE_PART, fmt=fmt)
+    except (ClickHouseError, HTTPError, OSError) as error:
+        raise translated(error, client.url) from None
+
+
+async def insert_async(client: Client, table: str, rows: Sequence[bytes]) -> None:
+    """`insert` in a thread, so that the loop goes on folding."""
+    await asyncio.to_thread(insert, client, table, rows)
