@@ -45,6 +45,11 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
+def user_cache_folder() -> Path:
+    """`$XDG_CACHE_HOME` or `~/.cache`, and the package's name: what is fetched once for all folders."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentrun-stream"
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a small file that only its owner reads."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:  # noqa: PTH123
@@ -124,14 +129,17 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """The process id, which is its group's too."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
+        """How the process ended; None while it runs."""
         return self._process.poll()
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self.exit_code is None
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:

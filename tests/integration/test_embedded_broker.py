@@ -20,6 +20,8 @@ from agentrun_stream.broker import jars
 from agentrun_stream.broker.embedded import EmbeddedBroker
 from agentrun_stream.errors import EmbeddedError
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
@@ -74,7 +76,9 @@ def test_records_go_in_and_come_out(broker: EmbeddedBroker) -> None:
     async def scenario() -> list[bytes | None]:
         await make_topic(broker.bootstrap, "plain")
         size = limits.DEAD_LETTER_MESSAGE_BYTES_MAX - limits.KIB
-        async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, max_request_size=limits.CLIENT_REQUEST_BYTES_MAX) as producer:
+        async with AIOKafkaProducer(
+            bootstrap_servers=broker.bootstrap, max_request_size=limits.CLIENT_REQUEST_BYTES_MAX
+        ) as producer:
             await producer.send_and_wait("plain", b"one")
             await producer.send_and_wait("plain", b"x" * size)
         return await read_all(broker.bootstrap, "plain")
@@ -124,15 +128,15 @@ def test_topics_are_never_made_by_accident(broker: EmbeddedBroker) -> None:
 
 def test_it_listens_on_loopback_only(broker: EmbeddedBroker) -> None:
     """Every listening socket of the process is on 127.0.0.1."""
-    inodes = {os.readlink(f"/proc/{broker.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{broker.pid}/fd") if _is_link(broker.pid, fd)}
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{broker.pid}/net/{name}").read_text().splitlines()[1:]]
+    inodes = {str(fd.readlink()) for fd in Path(f"/proc/{broker.pid}/fd").iterdir() if fd.is_symlink()}
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/{broker.pid}/net/{name}").read_text().splitlines()[1:]
+    ]
     listening = [row[1].rsplit(":", 1)[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
     assert listening
     assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F"}
-
-
-def _is_link(pid: int, fd: str) -> bool:
-    return Path(f"/proc/{pid}/fd/{fd}").is_symlink()
 
 
 def test_a_second_start_on_the_folder_is_refused(broker: EmbeddedBroker, cache: Path) -> None:
@@ -141,7 +145,9 @@ def test_a_second_start_on_the_folder_is_refused(broker: EmbeddedBroker, cache: 
 
 
 def test_files_are_private(broker: EmbeddedBroker) -> None:
-    found = [path for path in (broker.folder, *broker.folder.rglob("*")) if path.exists() and path.stat().st_mode & 0o077]
+    found = [
+        path for path in (broker.folder, *broker.folder.rglob("*")) if path.exists() and path.stat().st_mode & 0o077
+    ]
     assert found == []
 
 
@@ -190,7 +196,9 @@ def test_a_busy_port_is_named(cache: Path, tmp_path: Path) -> None:
         (lambda jar: (jar.parent / "extra.jar").write_bytes(b""), "not one of Kafka's jars"),
     ],
 )
-def test_a_jar_that_is_not_as_listed_is_never_run(copied_cache: Path, tmp_path: Path, damage: object, words: str) -> None:
+def test_a_jar_that_is_not_as_listed_is_never_run(
+    copied_cache: Path, tmp_path: Path, damage: object, words: str
+) -> None:
     """Truncated, changed, missing or added: one paragraph that names the file, and what to do."""
     assert callable(damage)
     damage(next(copied_cache.glob("kafka-clients-*.jar")))
@@ -233,7 +241,8 @@ def test_the_broker_ends_with_its_parent(cache: Path, tmp_path: Path) -> None:
     program = f"""
 import pathlib, time
 from agentrun_stream.broker.embedded import EmbeddedBroker
-broker = EmbeddedBroker(pathlib.Path({str(tmp_path)!r}), cache_dir=pathlib.Path({str(cache)!r})); broker.start(); broker.wait_ready()
+broker = EmbeddedBroker(pathlib.Path({str(tmp_path)!r}), cache_dir=pathlib.Path({str(cache)!r}))
+broker.start(); broker.wait_ready()
 print(broker.pid, flush=True); time.sleep(600)
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

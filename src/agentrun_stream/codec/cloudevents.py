@@ -7,12 +7,13 @@ anything that remembers an earlier record.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from agentrun_stream import limits
 from agentrun_stream.codec import json_codec, schemas
-from agentrun_stream.model.event import EVAL, KIND_OF_TYPE, PATCH, RUN, STEP, Event, Refusal
+from agentrun_stream.codec.fast import plain_step
+from agentrun_stream.model.event import EVAL, KIND_OF_TYPE, PATCH, RUN, STEP, Event, Refusal, Times
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -21,11 +22,8 @@ ATTEMPT_HEADER: Final = "agentrun.dlq.attempt"
 FIRST_SEEN_HEADER: Final = "agentrun.dlq.first_seen"
 
 _WORKSPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = 1_000_000
-_STORE_US_MIN: Final = -2_208_988_800_000_000  # 1900-01-01, the first instant a DateTime64 column holds
-_STORE_US_MAX: Final = 10_413_791_999_000_000  # 2299-12-31T23:59:59, its last second
-_FLOAT_EXACT_S: Final = 4_000_000_000  # up to here a float of seconds still tells microseconds apart
+_STORE_S_MIN: Final = -2_208_988_800.0  # 1900-01-01, the first instant a DateTime64 column holds
+_STORE_S_MAX: Final = 10_413_791_999.0  # 2299-12-31T23:59:59, its last second
 _DATE_TIME_CHARS: Final = 19
 _VALID: Final = {kind: schemas.validator(kind) for kind in schemas.KINDS}
 _ENVELOPE_KEYS: Final = frozenset({"specversion", "id", "source", "type"})
@@ -44,22 +42,15 @@ class _RefusedError(Exception):
         self.refusal = Refusal(reason, pointer, keyword)
 
 
-def time_us(text: object) -> int | None:
-    """Microseconds since 1970 of an RFC 3339 time with offset; None where it is not one. Digits below are dropped."""
+def time_s(text: object) -> float | None:
+    """Seconds since 1970 of an RFC 3339 time with offset; None where it is not one. Digits below microseconds are dropped."""
     if not isinstance(text, str) or len(text) <= _DATE_TIME_CHARS or text[10] != "T" or text[13] != ":":
         return None
     try:
         moment = datetime.fromisoformat(text)
+        return None if moment.tzinfo is None else min(max(moment.timestamp(), _STORE_S_MIN), _STORE_S_MAX)
     except ValueError:
         return None
-    if moment.tzinfo is None:
-        return None
-    seconds = moment.timestamp()
-    if 0 <= seconds < _FLOAT_EXACT_S:
-        return int(seconds * _MICROSECOND + 0.5)
-    delta = moment - _EPOCH
-    exact = (delta.days * 86_400 + delta.seconds) * _MICROSECOND + delta.microseconds
-    return min(max(exact, _STORE_US_MIN), _STORE_US_MAX)
 
 
 def decode(value: bytes | None, key: bytes | None, headers: Headers, append_ms: int, route: Route) -> Event | Refusal:
@@ -69,6 +60,8 @@ def decode(value: bytes | None, key: bytes | None, headers: Headers, append_ms: 
     else is. An event whose record came without a key has its run id from subject or object.
     """
     workspace = route.workspace
+    if not headers and not route.refuse_unmapped and (plain := plain_step(value, key, append_ms, workspace or DEFAULT_WORKSPACE)):
+        return plain
     try:
         if value is None or not value:
             return Refusal("malformed", keyword="empty", workspace=workspace)
@@ -196,7 +189,7 @@ def _run_id(kind: str, attributes: dict[str, Any] | None, data: dict[str, Any], 
 
 def _check_times(event: Event, attributes: dict[str, Any] | None, append_ms: int) -> None:
     """Read every time of the object once, hold it against the contract's bounds, and set the event time."""
-    obj, latest = event.obj, append_ms * 1000 + limits.FUTURE_MS_MAX * 1000
+    obj, latest = event.obj, (append_ms + limits.FUTURE_MS_MAX) / 1000
     event.times = times = _span(obj, latest, "")
     if event.kind in (RUN, PATCH):
         event.step_times = [_span(step, latest, f"/steps/{i}") for i, step in enumerate(obj.get("steps") or ())]
@@ -206,15 +199,15 @@ def _check_times(event: Event, attributes: dict[str, Any] | None, append_ms: int
     stamp = attributes.get("time") if attributes is not None else None
     if stamp is not None:
         # Most steps end when they are reported: the same text need not be read twice.
-        moment = times[1] if stamp == obj.get("ended_at") else time_us(stamp)
+        moment = times[1] if stamp == obj.get("ended_at") else time_s(stamp)
         if moment is None:
             raise _RefusedError("schema", "/time", "format")
-        event.time_us, event.stamped = moment, True
+        event.time_s, event.stamped = moment, True
     else:
-        event.time_us = times[1] or times[0] or append_ms * 1000
+        event.time_s = times[1] or times[0] or append_ms / 1000
 
 
-def _span(obj: dict[str, Any], latest: int, pointer: str) -> tuple[int | None, int | None]:
+def _span(obj: dict[str, Any], latest: float, pointer: str) -> Times:
     started, ended = obj.get("started_at"), obj.get("ended_at")
     return (
         None if started is None else _instant(started, latest, f"{pointer}/started_at"),
@@ -222,11 +215,11 @@ def _span(obj: dict[str, Any], latest: int, pointer: str) -> tuple[int | None, i
     )
 
 
-def _instant(text: object, latest: int, pointer: str) -> int:
-    moment = time_us(text)
+def _instant(text: object, latest: float, pointer: str) -> float:
+    moment = time_s(text)
     if moment is None:
         raise _RefusedError("schema", pointer, "format")
-    if moment < limits.EARLIEST_TIME_US or moment > latest:
+    if moment < limits.EARLIEST_TIME_S or moment > latest:
         raise _RefusedError("time_out_of_range", pointer)
     return moment
 

@@ -3,6 +3,7 @@
 Must not live here: parsing, validation, or anything that knows Kafka.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 RUN: Final = "run"
@@ -29,38 +30,43 @@ REASONS: Final = (
     "sink_rejected",
 )
 
+Times = tuple[float | None, float | None]
+
 
 class Event:
     """One decoded, valid object with its envelope.
 
-    Times are microseconds since 1970 (UTC). `time_us` is the event time of the wire contract; `stamped` says whether it is
-    the envelope's own. `times` are (started, ended) of the object, `step_times` those of embedded steps, in their order.
-    `cost_raw` is `cost.cost_usd` as its digits were sent.
+    Times are seconds since 1970 (UTC): a float tells microseconds apart, and is what the store reads. `time_s` is the event
+    time of the wire contract; `stamped` says whether it is the envelope's own. `times` are (started, ended) of the object,
+    `step_times` those of embedded steps, in their order. `metadata_json` is a step's metadata as canonical JSON, where the
+    decoder already made it. `cost_raw` is `cost.cost_usd` as its digits were sent.
     """
 
     __slots__ = (
         "cost_raw",
         "kind",
+        "metadata_json",
         "obj",
         "run_id",
         "source",
         "stamped",
         "step_times",
-        "time_us",
+        "time_s",
         "times",
         "workspace",
     )
 
-    def __init__(self, kind: str, workspace: str, run_id: str, obj: dict[str, Any]) -> None:
+    def __init__(self, kind: str, workspace: str, run_id: str, obj: dict[str, Any], source: str = "") -> None:
         self.kind = kind
         self.workspace = workspace
         self.run_id = run_id
         self.obj = obj
-        self.source = ""
-        self.time_us = 0
+        self.source = source
+        self.time_s = 0.0
         self.stamped = False
-        self.times: tuple[int | None, int | None] = (None, None)
-        self.step_times: list[tuple[int | None, int | None]] = []
+        self.times: Times = (None, None)
+        self.step_times: Sequence[Times] = ()
+        self.metadata_json: str | None = None
         self.cost_raw: str | None = None
 
 

@@ -21,27 +21,33 @@ def count(value: Any) -> int | None:
 
 
 def step_usage(obj: dict[str, Any]) -> Usage | None:
-    """What a step says of its model call: `metadata.usage`, else the bare total; None where it says nothing."""
-    metadata = obj.get("metadata")
+    """What a step says of its model call: `metadata.usage`, and the bare total; None where it says nothing."""
+    metadata, total = obj.get("metadata"), obj.get("tokens_used")
     usage = metadata.get("usage") if metadata is not None else None
-    total = count(obj.get("tokens_used"))
+    if total is not None:
+        total = int(total)
     if type(usage) is not dict:
         return None if total is None else Usage(None, None, None, None, None, None, total)
     get = usage.get
-    counts = [get(name) for name in TOKENS[:4]]
-    # Usage lies in open metadata, which the schema does not look into: what is no count is no fact.
-    counts = [c if type(c) is int and 0 <= c <= limits.SAFE_INTEGER_MAX else None for c in counts]
     provider, model = get("provider"), get("model")
     found: Usage = _new(
         Usage,
         (
             provider if type(provider) is str else None,
             model if type(model) is str else None,
-            *counts,
+            _stated(get("input_tokens")),
+            _stated(get("output_tokens")),
+            _stated(get("cache_read_tokens")),
+            _stated(get("cache_write_tokens")),
             total,
         ),
     )
     return found
+
+
+def _stated(tokens: Any) -> int | None:
+    """A count in open metadata, which the schema does not look into: what is no count is no fact."""
+    return tokens if type(tokens) is int and 0 <= tokens <= limits.TOKENS_MAX else None
 
 
 def book_step(state: RunState, step_id: str, new: Usage | None, old: Usage | None) -> Accrual:

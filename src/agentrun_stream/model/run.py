@@ -58,11 +58,11 @@ class Usage(NamedTuple):
 
 
 class StepFact(NamedTuple):
-    """What the fold and the projection keep of a step. Append times in ms, the event's time in us."""
+    """What the fold and the projection keep of a step. Append times in ms, the event's time in s."""
 
     pos: int
     source: str
-    time_us: int
+    time_s: float
     first_append_ms: int
     append_ms: int
     type: str
@@ -75,7 +75,7 @@ class EvalFact(NamedTuple):
 
     pos: int
     source: str
-    time_us: int
+    time_s: float
     first_append_ms: int
     append_ms: int
     doc: dict[str, Any]
@@ -92,16 +92,16 @@ class Snapshot:
     doc: dict[str, Any]
     pos: int
     source: str
-    time_us: int
+    time_s: float
     first_append_ms: int
     append_ms: int
     opened_ms: int
     seen: bool = False
-    started_us: int | None = None
-    ended_us: int | None = None
+    started_s: float | None = None
+    ended_s: float | None = None
     cost_raw: str | None = None
     closed_by: str | None = None
-    closed_us: int = 0
+    closed_s: float = 0.0
     time_basis: str | None = None
     settled: tuple[int, ...] = ()
     reopened: int = 0

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from agentrun_stream import limits
 from agentrun_stream.codec.json_codec import canonical
 from agentrun_stream.model import ledger
-from agentrun_stream.model.event import EVAL, EXPIRE, LEASE, PATCH, RUN, STEP, Event, Refusal
+from agentrun_stream.model.event import EVAL, EXPIRE, LEASE, PATCH, RUN, STEP, Event, Refusal, Times
 from agentrun_stream.model.run import (
     CLOSED_BY_LEASE,
     CLOSED_BY_RUNTIME,
@@ -31,7 +31,6 @@ NO_EFFECT: Final = "no_effect"
 
 _MERGED: Final = ("cost", "provenance", "metadata")
 _APART: Final = frozenset({"steps", "eval"})
-_MINUTE_US: Final = 60_000_000
 _new = tuple.__new__
 
 
@@ -40,6 +39,9 @@ class Place(NamedTuple):
 
     pos: int
     append_ms: int
+
+
+FoldedStep = tuple[str, dict[str, Any], Times, StepFact]
 
 
 class Folded:
@@ -52,7 +54,7 @@ class Folded:
 
     def __init__(self, outcome: str) -> None:
         self.outcome = outcome
-        self.steps: list[tuple[str, dict[str, Any], tuple[int | None, int | None], StepFact]] = []
+        self.steps: list[FoldedStep] = []
         self.evals: list[str] = []
         self.accruals: list[Accrual] = []
         self.run = False
@@ -108,9 +110,9 @@ def _fold_run(state: RunState, event: Event, at: Place) -> Folded:
     else:
         snap.doc, snap.cost_raw = _replaced(snap, event)
         snap.seen, snap.source = True, event.source
-        snap.time_us = event.time_us
-    snap.started_us = event.times[0] or snap.started_us
-    snap.ended_us = event.times[1] or snap.ended_us
+        snap.time_s = event.time_s
+    snap.started_s = event.times[0] or snap.started_s
+    snap.ended_s = event.times[1] or snap.ended_s
     _move(snap, effect, event, at)
     _touch(snap, out, at)
     out.accruals.extend(ledger.book_snapshot(snap, *before))
@@ -142,7 +144,7 @@ def _fold_lease(state: RunState, event: Event, at: Place) -> Folded:
     out = Folded(FOLDED)
     snap = _own(state, event, at)
     snap.closed_by = CLOSED_BY_LEASE
-    _settle(snap, at.append_ms * 1000, "closing_event")
+    _settle(snap, at.append_ms / 1000, "closing_event")
     _touch(snap, out, at)
     return out
 
@@ -177,7 +179,7 @@ def _own(state: RunState, event: Event, at: Place) -> Snapshot:
             doc={},
             pos=at.pos,
             source=event.source,
-            time_us=event.time_us,
+            time_s=event.time_s,
             first_append_ms=at.append_ms,
             append_ms=at.append_ms,
             opened_ms=at.append_ms,
@@ -222,24 +224,24 @@ def _move(snap: Snapshot, effect: str, event: Event, at: Place) -> None:
         _open_again(snap, at)
 
 
-def _settle_time(snap: Snapshot, event: Event, at: Place) -> tuple[int, str]:
+def _settle_time(snap: Snapshot, event: Event, at: Place) -> tuple[float, str]:
     """When a run counts as ended: `ended_at`, else start plus duration, else the closing event's own time."""
-    latest = at.append_ms * 1000 + limits.FUTURE_MS_MAX * 1000
-    if snap.ended_us is not None:
-        return snap.ended_us, "ended_at"
+    latest = (at.append_ms + limits.FUTURE_MS_MAX) / 1000
+    if snap.ended_s is not None:
+        return snap.ended_s, "ended_at"
     duration = snap.doc.get("duration_ms")
-    if snap.started_us is not None and duration is not None:
-        moment = snap.started_us + int(duration * 1000)
+    if snap.started_s is not None and duration is not None:
+        moment = snap.started_s + duration / 1000
         if moment <= latest:
             return moment, "duration"
-    if limits.EARLIEST_TIME_US <= event.time_us <= latest:
-        return event.time_us, "closing_event"
-    return at.append_ms * 1000, "closing_event"
+    if limits.EARLIEST_TIME_S <= event.time_s <= latest:
+        return event.time_s, "closing_event"
+    return at.append_ms / 1000, "closing_event"
 
 
-def _settle(snap: Snapshot, moment_us: int, basis: str) -> None:
-    minute = moment_us // _MINUTE_US * 60
-    snap.closed_us, snap.time_basis = moment_us, basis
+def _settle(snap: Snapshot, moment_s: float, basis: str) -> None:
+    minute = int(moment_s) // 60 * 60
+    snap.closed_s, snap.time_basis = moment_s, basis
     if minute not in snap.settled:
         snap.settled = (*snap.settled, minute)
 
@@ -253,7 +255,7 @@ def _reopen(state: RunState, out: Folded, at: Place) -> None:
 
 
 def _open_again(snap: Snapshot, at: Place) -> None:
-    snap.closed_by, snap.time_basis, snap.closed_us = None, None, 0
+    snap.closed_by, snap.time_basis, snap.closed_s = None, None, 0.0
     snap.opened_ms = at.append_ms
     snap.reopened += 1
 
@@ -274,7 +276,7 @@ def _new_steps(state: RunState, obj: dict[str, Any]) -> int:
 
 
 def _embedded_step(
-    state: RunState, out: Folded, step: tuple[str, dict[str, Any], tuple[int | None, int | None]], event: Event, at: Place
+    state: RunState, out: Folded, step: tuple[str, dict[str, Any], Times], event: Event, at: Place
 ) -> None:
     old = state.steps.get(step[0])
     if old is None or not _is_late(event, old):
@@ -282,21 +284,21 @@ def _embedded_step(
 
 
 def _put_step(
-    state: RunState, out: Folded, step: tuple[str, dict[str, Any], tuple[int | None, int | None]], event: Event, at: Place
+    state: RunState, out: Folded, step: tuple[str, dict[str, Any], Times], event: Event, at: Place
 ) -> None:
+    """Add a step or replace it. A fact is made by `tuple.__new__`, a third of the cost of a call by name: this is hot."""
     step_id, obj, times = step
     old = state.steps.get(step_id)
-    usage = ledger.step_usage(obj)
+    usage = ledger.step_usage(obj) if "metadata" in obj or "tokens_used" in obj else None
     pos, append_ms = at
-    first = append_ms if old is None else old.first_append_ms
-    # The hottest place of the worker: a NamedTuple made by tuple.__new__ costs a third of a call by name.
+    first = append_ms if old is None else old[3]
     fact: StepFact = _new(
-        StepFact, (pos, event.source, event.time_us, first, append_ms, obj["type"], obj.get("success"), usage)
+        StepFact, (pos, event.source, event.time_s, first, append_ms, obj["type"], obj.get("success"), usage)
     )
     state.steps[step_id] = fact
     out.steps.append((step_id, obj, times, fact))
-    if usage is not None or (old is not None and old.usage is not None):
-        out.accruals.append(ledger.book_step(state, step_id, usage, old.usage if old is not None else None))
+    if usage is not None or (old is not None and old[7] is not None):
+        out.accruals.append(ledger.book_step(state, step_id, usage, old[7] if old is not None else None))
 
 
 def eval_id(doc: dict[str, Any]) -> str:
@@ -311,7 +313,7 @@ def _put_eval(state: RunState, out: Folded, doc: dict[str, Any], event: Event, a
     if old is not None and _is_late(event, old):
         return False
     first = at.append_ms if old is None else old.first_append_ms
-    state.evals[key] = EvalFact(at.pos, event.source, event.time_us, first, at.append_ms, doc)
+    state.evals[key] = EvalFact(at.pos, event.source, event.time_s, first, at.append_ms, doc)
     out.evals.append(key)
     return True
 
@@ -321,11 +323,11 @@ def _put_eval(state: RunState, out: Folded, doc: dict[str, Any], event: Event, a
 
 def _is_late(event: Event, old: StepFact | EvalFact | Snapshot) -> bool:
     """Rule 5: the same source told an earlier time than the stored object has."""
-    return event.stamped and event.time_us < old.time_us and event.source == old.source
+    return event.stamped and event.time_s < old.time_s and event.source == old.source
 
 
 def _same_stamp(event: Event, old: StepFact | Snapshot) -> bool:
-    return event.stamped and event.time_us == old.time_us and event.source == old.source
+    return event.stamped and event.time_s == old.time_s and event.source == old.source
 
 
 def _refused(reason: str, event: Event) -> Folded:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from agentrun_stream import limits
 from agentrun_stream.codec import json_codec
 from agentrun_stream.codec.canonical import run_hash
-from agentrun_stream.codec.cloudevents import time_us
+from agentrun_stream.codec.cloudevents import time_s
 from agentrun_stream.model import ledger, money
 from agentrun_stream.model.ledger import TOKENS
 from agentrun_stream.model.run import CLOSED_BY_LEASE, RunState, Snapshot, offset_of, projection_version
@@ -81,7 +81,7 @@ def project(state: RunState, topic: str, partition: int) -> Projection | None:
 def _nothing(state: RunState) -> Snapshot:
     """What stands in for the snapshot of a run that so far has only evals."""
     first = min(state.evals.values(), key=lambda e: e.pos)
-    return Snapshot({}, first.pos, first.source, first.time_us, first.first_append_ms, first.append_ms, first.append_ms)
+    return Snapshot({}, first.pos, first.source, first.time_s, first.first_append_ms, first.append_ms, first.append_ms)
 
 
 def _members(snap: Snapshot) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _members(snap: Snapshot) -> dict[str, Any]:
     get = doc.get
     cost, provenance = get("cost") or {}, get("provenance") or {}
     row = {name: get(name) for name in _PLAIN}
-    row["started_at"], row["ended_at"] = snap.started_us, snap.ended_us
+    row["started_at"], row["ended_at"] = snap.started_s, snap.ended_s
     row["tools_available"], row["tags"] = get("tools_available") or [], get("tags") or []
     workspace_id, metadata = get("workspace_id"), get("metadata")
     row["workspace_id"] = None if workspace_id is None else str(workspace_id)
@@ -105,7 +105,7 @@ def _members(snap: Snapshot) -> dict[str, Any]:
     row["lineage"] = provenance.get("lineage") or []
     row["provenance_runtime"] = provenance.get("runtime")
     created = provenance.get("created_at")
-    row["created_at"] = None if created is None else time_us(created)
+    row["created_at"] = None if created is None else time_s(created)
     row["provenance_metadata"] = _open_map(provenance.get("metadata"))
     return row
 
@@ -160,8 +160,8 @@ def _event_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
         "closed_by": snap.closed_by,
         "reopened": snap.reopened,
         "corrections": snap.corrections,
-        "first_event_at": first,
-        "last_event_at": last,
+        "first_event_at": first / 1000,
+        "last_event_at": last / 1000,
     }
 
 
@@ -180,7 +180,7 @@ def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: in
         "time_basis": snap.time_basis,
         "revision": offset_of(pos),
     }
-    if not state.closed or snap.closed_us // 60_000_000 * 60 != minute:
+    if not state.closed or int(snap.closed_s) // 60 * 60 != minute:
         return settled | {"runs": 0}
     tokens = [row[name] for name in TOKENS]
     if all(t is None for t in tokens):

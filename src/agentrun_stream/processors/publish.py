@@ -44,8 +44,8 @@ def run_record(state: RunState, row: dict[str, Any]) -> bytes:
         "verdict": {"headline": row["verdict"], **{axis: row[f"verdict_{axis}"] for axis in _VERDICT}},
         "costs": {"reported": row["cost_reported"], "reported_raw": row["cost_reported_raw"]},
         "counts": {name: row[name] for name in _COUNTS},
-        "first_event_at_ms": row["first_event_at"],
-        "last_event_at_ms": row["last_event_at"],
+        "first_event_at": row["first_event_at"],
+        "last_event_at": row["last_event_at"],
     }
     value = json_codec.dumps(record)
     return value if len(value) <= limits.PUBLISHED_RUN_BYTES_MAX else _cut(record)

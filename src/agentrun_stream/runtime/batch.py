@@ -169,10 +169,10 @@ class PartFolder:
         The hot loop: everything it needs is a local name, and a step of an open run leaves nothing behind but its rows.
         """
         batch, assigned, origin = self._batch, self._assigned, self._origin
-        runs, route, epoch, refused = assigned.cache.runs, assigned.route, assigned.epoch, assigned.refused
+        runs, route, refused, epoch = assigned.cache.runs, assigned.route, assigned.refused, position(assigned.epoch, 0)
         number, seen, outcomes = batch.number, self._seen, batch.outcomes
         objects, accruals = batch.rows.setdefault("run_objects", []), batch.rows.setdefault("accruals", [])
-        step_row, accrual_row = rows.step_row, rows.accrual_row
+        step_row, accrual_row, new_place = rows.step_row, rows.accrual_row, tuple.__new__
         for i in range(at, end):
             record = records[i]
             offset, append_ms = record.offset, record.timestamp
@@ -191,7 +191,7 @@ class PartFolder:
             if state.mark != number:
                 state.mark = number
                 seen.append(state)
-            pos = position(epoch, offset)
+            pos = epoch | offset
             if refused and offset in refused:
                 self._refuse_again(record, event, state, part)
                 continue
@@ -199,11 +199,12 @@ class PartFolder:
                 outcomes[ALREADY] = outcomes.get(ALREADY, 0) + 1
                 self._touch(state, None)
                 continue
-            was_closed = state.closed
-            folded = fold(state, event, Place(pos, append_ms))
+            snap = state.snap
+            was_closed = snap is not None and snap.closed_by is not None
+            folded = fold(state, event, new_place(Place, (pos, append_ms)))
             outcomes[folded.outcome] = outcomes.get(folded.outcome, 0) + 1
             for step in folded.steps:
-                objects.append(step_row(state, step, origin))
+                objects.append(step_row(state, step, event.metadata_json, origin))
             for accrual in folded.accruals:
                 accruals.append(accrual_row(state, accrual, (offset, append_ms), origin))
             if folded.run or folded.evals or was_closed:
@@ -251,10 +252,10 @@ class PartFolder:
         if projection is None:
             return
         row = projection.row
-        row["projected_at"] = origin.ingested_ms
-        batch.put("runs", rows.row("runs", row))
+        row["projected_at"] = origin.ingested_s
+        batch.put("runs", rows.row(row))
         for settlement in projection.settlements:
-            batch.put("settlements", rows.row("settlements", settlement))
+            batch.put("settlements", rows.row(settlement))
         if projection.settlements:  # closed now, or once: later revisions are told too
             order = (("revision", str(row["revision"]).encode()), ("projection", str(row["projection"]).encode()))
             part.runs.append(Outgoing(run_key(*key), run_record(state, row), order))
@@ -297,11 +298,11 @@ class PartFolder:
             "keyword": refusal.keyword,
             "size": size,
             "attempt": attempt,
-            "appended_at": record.timestamp,
-            "refused_at": self._origin.ingested_ms,
+            "appended_at": record.timestamp / rows.MS,
+            "refused_at": self._origin.ingested_s,
             "_version": 0,
         }
-        batch.put("refused", rows.row("refused", row))
+        batch.put("refused", rows.row(row))
         first_seen = dict(record.headers).get(FIRST_SEEN_HEADER, str(record.timestamp).encode())
         said = {
             "reason": refusal.reason,

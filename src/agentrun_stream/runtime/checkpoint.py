@@ -105,16 +105,15 @@ class Checkpointer:
         now = self._clock.now_ms()
         encoded = [
             rows.row(
-                "batches",
                 {
                     "topic": part.topic,
                     "partition": part.partition,
                     "first": entry.first,
                     "last": entry.last,
                     "worker": self.worker,
-                    "first_appended_at": entry.first_append_ms,
-                    "last_appended_at": entry.last_append_ms,
-                    "written_at": now,
+                    "first_appended_at": entry.first_append_ms / rows.MS,
+                    "last_appended_at": entry.last_append_ms / rows.MS,
+                    "written_at": now / rows.MS,
                 },
             )
             for part, entry in batch.parts.items()

@@ -7,8 +7,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-import structlog
-
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.errors import AgentrunError, FencedError, StoppedError, StoreRejectedError, UnavailableError
 from agentrun_stream.ports import Part, Publisher, Source
@@ -17,8 +15,6 @@ from agentrun_stream.runtime.cache import Cache
 from agentrun_stream.runtime.report import Report
 from agentrun_stream.runtime.resume import Opener
 from agentrun_stream.runtime.retry import Abandoned
-
-log = structlog.get_logger()
 
 REOPEN_S: Final = 10.0
 _REVOKE_WAIT_S: Final = 60.0
@@ -126,7 +122,7 @@ class Membership:
         self._report.started(part)
         self.parts[part] = assigned
         self._source.start(part, assigned.folded)
-        log.info("partition opened", topic=part.topic, partition=part.partition, offset=assigned.folded)
+        self._report.log.info("partition opened", topic=part.topic, partition=part.partition, offset=assigned.folded)
 
     def own(self, parts: Iterable[PartBatch]) -> bool:
         """Whether every partition of a batch is still of the assignment that made it."""
@@ -155,7 +151,7 @@ class Membership:
             self._probe(batch, error)
         elif isinstance(error, AgentrunError):
             raise error
-        log.warning("checkpoint abandoned", why=type(error).__name__, records=batch.records)
+        self._report.log.warning("checkpoint abandoned", why=type(error).__name__, records=batch.records)
 
     def _probe(self, batch: Batch, error: StoreRejectedError) -> None:
         if batch.records <= 1:
@@ -190,7 +186,13 @@ class Membership:
     def _stop(self, part: Part, error: StoppedError) -> None:
         reason = next(name for kind, name in _REASONS if isinstance(error, kind))
         if part not in self._stopped:
-            log.error("partition stopped", topic=part.topic, partition=part.partition, why=error.message, next=error.next_step)
+            self._report.log.error(
+                "partition stopped",
+                topic=part.topic,
+                partition=part.partition,
+                why=error.message,
+                next=error.next_step,
+            )
         self._pending = [p for p in self._pending if p != part]
         self._stopped[part] = (error, self._report.clock.monotonic_s() + REOPEN_S)
         self._report.stopped(part, reason)

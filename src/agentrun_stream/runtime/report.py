@@ -6,7 +6,7 @@ Must not live here: decisions.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import structlog
+from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream.errors import UnavailableError
 from agentrun_stream.ports import Clock, Part, Source
@@ -14,16 +14,15 @@ from agentrun_stream.runtime.batch import Assigned, Batch, repeated
 from agentrun_stream.runtime.cache import Cache
 from agentrun_stream.telemetry.metrics import Metrics
 
-log = structlog.get_logger()
-
 _LAG_EVERY_S: Final = 1.0
 
 
 class Report:
     """The worker's voice."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, clock: Clock, log: FilteringBoundLogger) -> None:
         self.clock = clock
+        self.log = log
         self._metrics = metrics
         self._waits: dict[str, UnavailableError] = {}
         self._last_lag = -_LAG_EVERY_S
@@ -37,11 +36,11 @@ class Report:
         """Hear of a wait for the store, the broker or the dead letters, and of its end (`error` None)."""
         if error is None:
             if self._waits.pop(what, None) is not None:
-                log.info("goes on", after=what)
+                self.log.info("goes on", after=what)
                 self._metrics.store_backoff_seconds.set(0)
             return
         if what not in self._waits:
-            log.warning("waits", for_=what, why=error.message, next=error.next_step)
+            self.log.warning("waits", for_=what, why=error.message, next=error.next_step)
         self._waits[what] = error
         self._metrics.store_backoff_seconds.set(wait_s)
 

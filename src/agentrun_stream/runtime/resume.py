@@ -7,15 +7,13 @@ live here: the loop.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
+from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.errors import LostOffsetError
 from agentrun_stream.ports import LogBounds, Part, Publisher, Source, Store
 from agentrun_stream.runtime.batch import Assigned
 from agentrun_stream.telemetry.metrics import Metrics
-
-log = structlog.get_logger()
 
 PartitionOf = Callable[[bytes, int], int]
 
@@ -59,6 +57,7 @@ class Opener:
     partition_of: PartitionOf
     group: str
     epoch: int
+    log: FilteringBoundLogger
 
     async def open(self, part: Part, number: int, route: Route) -> Assigned:
         """Become the publisher of a partition and find its resume point. The caller starts the source there.
@@ -71,7 +70,7 @@ class Opener:
         resume = resume_point(part, bounds, await self.store.journal_end(part))
         if resume.rewound:
             self.metrics.rewinds.inc()
-            log.warning(
+            self.log.warning(
                 "rewound",
                 topic=part.topic,
                 partition=part.partition,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
+from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.model.run import RunState
@@ -20,8 +20,6 @@ from agentrun_stream.runtime.report import Report
 from agentrun_stream.runtime.resume import Opener, PartitionOf
 from agentrun_stream.runtime.retry import Abandoned, insist
 from agentrun_stream.telemetry.metrics import Metrics
-
-log = structlog.get_logger()
 
 KEEP_ALIVE_S: Final = 1.0
 
@@ -54,6 +52,7 @@ class World:
     clock: Clock
     metrics: Metrics
     partition_of: PartitionOf
+    log: FilteringBoundLogger
 
 
 class Worker:
@@ -63,7 +62,7 @@ class Worker:
         self._world = world
         self._options = options
         self._clock = world.clock
-        self._report = Report(world.metrics, world.clock)
+        self._report = Report(world.metrics, world.clock, world.log)
         self._checkpointer = Checkpointer(world.store, world.publisher, world.source, world.clock, world.metrics)
         self._checkpointer.worker = options.name
         self._checkpointer.say = self._report.say
@@ -75,6 +74,7 @@ class Worker:
             world.partition_of,
             options.group,
             options.topic_epoch,
+            world.log,
         )
         self.members = Membership(world.source, world.publisher, opener, self._report, options.route)
         self._writing: tuple[asyncio.Task[None], Batch] | None = None

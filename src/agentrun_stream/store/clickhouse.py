@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from clickhouse_connect.driver.client import Client
 
+from agentrun_stream import limits
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Part, RunKey
 from agentrun_stream.store import reader, writer
@@ -14,8 +15,9 @@ from agentrun_stream.store.client import StoreAddress, connect
 class ClickHouseStore:
     """`ports.Store`. Connects at the first use, so that a store that is down is an answer of a call, not of a constructor."""
 
-    def __init__(self, address: StoreAddress) -> None:
+    def __init__(self, address: StoreAddress, lookups: int = 2) -> None:
         self._address = address
+        self._lookups = asyncio.Semaphore(lookups)
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
 
@@ -27,11 +29,20 @@ class ClickHouseStore:
 
     async def insert(self, table: str, rows: Sequence[bytes]) -> None:
         """See `ports.Store.insert`."""
-        await writer.insert_async(await self._connected(), table, rows)
+        await asyncio.to_thread(writer.insert, await self._connected(), table, rows)
 
     async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
         """See `ports.Store.load_runs`."""
-        return await reader.load_runs_async(await self._connected(), keys)
+        client = await self._connected()
+
+        async def some(start: int) -> dict[RunKey, RunState]:
+            async with self._lookups:
+                return await asyncio.to_thread(reader.load_runs, client, keys[start : start + limits.LOOKUP_IDS_MAX])
+
+        found: dict[RunKey, RunState] = {}
+        for answer in await asyncio.gather(*(some(at) for at in range(0, len(keys), limits.LOOKUP_IDS_MAX))):
+            found |= answer
+        return found
 
     async def journal_end(self, part: Part) -> tuple[int, int] | None:
         """See `ports.Store.journal_end`."""

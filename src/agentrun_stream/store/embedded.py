@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from agentrun_stream.childproc import (
     LOOPBACK,
@@ -67,11 +67,12 @@ def serve(options: StoreOptions) -> None:
     from agentrun_stream.store.http_app import StoreApp  # noqa: PLC0415
     from agentrun_stream.store.http_request import Access  # noqa: PLC0415
 
-    engine = Engine(private_folder(options.data / "clickhouse"), clients_max=CLIENTS_MAX, memory_bytes=options.memory_bytes)
+    folder = private_folder(options.data / "clickhouse")
+    engine = Engine(folder, clients_max=CLIENTS_MAX, memory_bytes=options.memory_bytes)
     hosts = frozenset(name.lower() for name in (options.host, *options.allow_hosts))
     app = StoreApp(engine, Access(hosts, options.user, password), threads=CLIENTS_MAX)
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         host=options.host,
         port=options.port,
         http="httptools",
@@ -107,7 +108,9 @@ def _read_password(options: StoreOptions) -> str:
 class EmbeddedStore:
     """Starts the store server as a child process and ends it; use as a context manager or by hand."""
 
-    def __init__(self, folder: Path, *, port: int | None = None, user: str = "", password_file: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, port: int | None = None, user: str = "", password_file: Path | None = None
+    ) -> None:
         self.folder = folder
         self._port = port
         self._user = user
@@ -144,13 +147,15 @@ class EmbeddedStore:
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self._child is not None and self._child.alive
 
     @property
     def pid(self) -> int:
+        """The process id."""
         return self._running().pid
 
-    def __enter__(self) -> "EmbeddedStore":
+    def __enter__(self) -> Self:
         self.start()
         self.wait_ready()
         return self
@@ -182,7 +187,7 @@ class EmbeddedStore:
 
 def main(argv: list[str] | None = None) -> int:
     """The process entry: `python -m agentrun_stream.store.embedded`."""
-    parser = argparse.ArgumentParser(prog="agentrun store", description="ClickHouse's engine over HTTP, on this machine.")
+    parser = argparse.ArgumentParser(prog="agentrun store", description="ClickHouse's engine over HTTP.")
     parser.add_argument("--data", type=Path, required=True, help="folder for the data")
     parser.add_argument("--host", default=LOOPBACK)
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)

@@ -20,6 +20,9 @@ CACHED_STATEMENT_CHARS_MAX: Final = 16 * 1024
 ACCESS_DENIED: Final = 497
 NOT_IMPLEMENTED: Final = 48
 
+_IN: Final = re.compile(r"(global)?(not)?(null)?in(ignoreset)?")
+_EXPRESSION_WORDS_REFUSED: Final = frozenset({"select", "with", "settings"})
+
 Ask = Callable[[str, Mapping[str, str]], str]
 
 
@@ -42,6 +45,7 @@ class Statement:
 
     @property
     def reads_only(self) -> bool:
+        """Whether it changes nothing."""
         return self.kind in rules.STATEMENTS_READ
 
 
@@ -68,7 +72,7 @@ class Guard:
         self._lock = threading.Lock()
 
     def check(self, query: str, params: Mapping[str, str]) -> Statement:
-        """The statement to run for this client text; raises StoreRefusal, or the engine's error for wrong SQL."""
+        """The statement to run; raises StoreRefusal, or the engine's error for wrong SQL."""
         with self._lock:
             if (known := self._passed.get(query)) is not None:
                 self._passed.move_to_end(query)
@@ -96,10 +100,8 @@ class Guard:
         if b"`" in data or b'"' in data or b"$" in data:
             return False
         words = {word.lower() for word in re.findall(r"[A-Za-z_]\w*", data.decode("utf-8", "replace"))}
-        return not any(
-            word in {"select", "with", "settings"} or word in self._names.table_functions or self._function_refused(word)
-            for word in words
-        )
+        refused = _EXPRESSION_WORDS_REFUSED | self._names.table_functions
+        return words.isdisjoint(refused) and not any(self._function_refused(word) for word in words)
 
     # -- one statement
 
@@ -139,18 +141,17 @@ class Guard:
 
     def _check_tree(self, tree: str) -> str:
         root = _statement_kind(tree)
-        if root not in rules.STATEMENTS_READ and root not in rules.STATEMENTS_WRITE:
+        if root not in rules.STATEMENTS_READ | rules.STATEMENTS_WRITE:
             raise _refused(f"this kind of statement ({root})")
         for depth, node, ancestors in _nodes(tree):
-            if depth == 1 and root == "Explain" and _statement_kind(node) not in rules.STATEMENTS_READ:
+            kind = _statement_kind(node)
+            if depth == 1 and root == "Explain" and kind not in rules.STATEMENTS_READ:
                 raise _refused("EXPLAIN of anything but a query")
-            elif node.startswith("Dictionary definition"):
+            if kind == "Dictionary":
                 raise _refused("a dictionary")
-            elif node.startswith("AlterCommand "):
-                command = node.split()[1]
-                if command not in rules.ALTER_COMMANDS:
-                    raise _refused(f"ALTER ... {command}")
-            elif node.startswith("Function "):
+            if kind == "AlterCommand" and (command := node.split()[1]) not in rules.ALTER_COMMANDS:
+                raise _refused(f"ALTER ... {command}")
+            if kind == "Function":
                 self._check_function(node, ancestors)
         return root
 
@@ -165,8 +166,8 @@ class Guard:
         if self._function_refused(name):
             raise _refused(f"the function {name}")
         # `x IN format(...)` calls the table function of that name.
-        called_by = _function_name(ancestors[-2]) if len(ancestors) > 1 and ancestors[-2].startswith("Function ") else ""
-        if name in self._foreign_table_functions and called_by.endswith("in"):
+        called_by = _function_name(ancestors[-2]) if len(ancestors) > 1 else ""
+        if name in self._foreign_table_functions and _IN.fullmatch(called_by):
             raise _refused(f"the table function {name}")
 
     def _function_refused(self, name: str) -> bool:
@@ -175,7 +176,9 @@ class Guard:
 
 def escape_parameter(value: str) -> str:
     """A value as the engine expects a parameter: escaped as in tab separated text."""
-    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r").replace("\0", "\\0")
+    return (
+        value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r").replace("\0", "\\0")
+    )
 
 
 def _refused(what: str) -> StoreRefusal:
@@ -195,7 +198,9 @@ def _setting_names(parts: list[Token]) -> Iterator[str]:
             reading = True
         elif reading and after.text == "=":
             yield token.name
-        elif token.kind == "word" and before.text not in {"=", ",", "."} and before.upper not in {"SETTINGS", "SETTING"}:
+        elif (
+            token.kind == "word" and before.text not in {"=", ",", "."} and before.upper not in {"SETTINGS", "SETTING"}
+        ):
             reading = False
 
 

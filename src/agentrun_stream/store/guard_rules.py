@@ -140,7 +140,7 @@ _SETTINGS_ALLOWED: Final = re.compile(
     r"^(max_|min_|async_insert|wait_for_async_insert|insert_deduplicat|insert_select_deduplicate|insert_null_as_default"
     r"|insert_quorum|deduplicate_|input_format_|output_format_|format_(csv|tsv|custom|regexp|binary|json|hive)"
     r"|date_time_|cast_|optimize_|join_|joined_|group_by_|distinct_overflow|sort_overflow|set_overflow|read_overflow"
-    r"|result_overflow|timeout_|totals_|transform_null_in|union_default|intersect_default|except_default|query_plan_"
+    r"|result_overflow|transfer_overflow|timeout_|totals_|transform_null_in|union_default|intersect_default|except_default|query_plan_"
     r"|query_cache_|use_(skip|query_c|uncompressed|index|primary|partition|projection|statistics|top_k|variant)"
     r"|merge_tree_(max|min|coarse|generic)|enable_(analyzer|optimize|order_by|positional|vertical_final|lightweight"
     r"|global|scopes|software|early|reads_from_query|writes_to_query|extended|json|dynamic|variant)|force_primary"
@@ -156,7 +156,9 @@ _SETTINGS_ALLOWED: Final = re.compile(
     r"|function_(range|sleep|json|date|locate|visible)|functions_h3|geo|h3|partial_merge|grace_hash|trace_profile"
     r"|send_logs_level$|calculate_text|checksum_on_read$|local_filesystem_read_pre|storage_file_never)"
 )
-_SETTINGS_REFUSED: Final = re.compile(r"path|_file|file_|schema|url|disk|fuzz|fault|interpret_expressions|deduce_temp|s3|remote")
+_SETTINGS_REFUSED: Final = re.compile(
+    r"path|_file|file_|schema|url|disk|fuzz|fault|interpret_expressions|deduce_temp|s3|remote"
+)
 
 # Settings of MergeTree tables that place data elsewhere.
 MERGE_TREE_SETTINGS_REFUSED: Final = re.compile(r"disk|storage_policy|path|zero_copy|fault|jbod|sleep")

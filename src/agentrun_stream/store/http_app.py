@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from agentrun_stream.store import native
 from agentrun_stream.store.engine import DEFAULT_DATABASE, Call, Engine, EngineError, Outcome
 from agentrun_stream.store.guard import Guard, Statement, StoreRefusal
 from agentrun_stream.store.http_request import (
@@ -81,6 +82,7 @@ class StoreApp:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="engine")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI calls it."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         elif scope["type"] == "http":
@@ -102,7 +104,7 @@ class StoreApp:
             return self._error(error.code, error.text, error.status)
         except (_GoneError, ValueError):
             return self._error(36, "The request can't be read. (BAD_ARGUMENTS)", 400)
-        except Exception as error:  # the server must live on; the text may hold the client's data, so only its kind is logged
+        except Exception as error:  # noqa: BLE001 - the server lives on; only the kind is logged, the text may be data
             log.error("a request failed: %s", type(error).__name__)  # noqa: TRY400 - no traceback, same reason
             return self._error(1001, f"Internal error: {type(error).__name__}. (STD_EXCEPTION)", 500)
 
@@ -134,7 +136,10 @@ class StoreApp:
         output_format = statement.output_format or request.default_format or DEFAULT_FORMAT
         if output_format not in self._engine.output_formats:
             raise StoreRefusal(f"Unknown format {output_format[:50]}. (UNKNOWN_FORMAT)", 73)
-        return self._success(request, self._engine.query(statement.text, output_format, call), output_format)
+        outcome = self._engine.query(statement.text, output_format, call)
+        if output_format == "Native" and request.protocol_revision >= native.REVISION_WITH_CUSTOM_SERIALIZATION:
+            outcome = replace(outcome, body=_revised(outcome.body))
+        return self._success(request, outcome, output_format)
 
     def _insert(self, statement: Statement, text: Text, call: Call) -> Outcome:
         data = text.data or b""
@@ -173,6 +178,14 @@ class StoreApp:
             headers["WWW-Authenticate"] = 'Basic realm="ClickHouse server HTTP API"'
         body = f"Code: {code}. DB::Exception: {text} (version {self._engine.version})\n"
         return Reply(status, body.encode(), headers)
+
+
+def _revised(body: bytes) -> bytes:
+    try:
+        return native.with_revision(body)
+    except native.UnknownLayoutError as error:
+        words = f"Native with client_protocol_version can't carry {error} here; convert it to String. (NOT_IMPLEMENTED)"
+        raise RequestError(48, words, 501) from None
 
 
 class _GoneError(Exception):
@@ -224,7 +237,8 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 def _content_type(output_format: str) -> str:
-    return next((kind for prefix, kind in _CONTENT_TYPES if output_format.startswith(prefix)), "application/octet-stream")
+    fitting = (kind for prefix, kind in _CONTENT_TYPES if output_format.startswith(prefix))
+    return next(fitting, "application/octet-stream")
 
 
 def _summary(outcome: Outcome) -> str:

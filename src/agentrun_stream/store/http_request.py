@@ -98,19 +98,29 @@ class Request:
 
     @property
     def query_id(self) -> str:
+        """The client's own id if it is fit for a header, or a new one."""
         given = self.params.get("query_id", "")
         return given if re.fullmatch(r"[\w.:-]{1,128}", given) else str(uuid.uuid4())
 
     @property
     def default_format(self) -> str:
+        """The output format when the statement names none."""
         return self.headers.get("x-clickhouse-format") or self.params.get("default_format") or ""
 
     @property
     def database(self) -> str:
+        """The database the client asked for."""
         return self.headers.get("x-clickhouse-database") or self.params.get("database") or ""
 
     @property
+    def protocol_revision(self) -> int:
+        """The revision of Native blocks the client asked for; 0 is the plain one."""
+        given = self.params.get("client_protocol_version", "")
+        return int(given) if given.isdecimal() else 0
+
+    @property
     def read_only(self) -> bool:
+        """Whether this request may only read."""
         return self.method != "POST" or self.params.get("readonly", "0") not in {"", "0"}
 
     def settings(self) -> dict[str, str]:
@@ -122,6 +132,7 @@ class Request:
         }
 
     def statement_parameters(self) -> dict[str, str]:
+        """Values for `{name:Type}`, escaped as they arrived."""
         return {name[6:]: value for name, value in self.params.items() if name.startswith("param_")}
 
 
@@ -170,7 +181,8 @@ def check_password(request: Request, access: Access) -> None:
     same_user = hmac.compare_digest(user.encode(), access.user.encode())
     same_password = hmac.compare_digest(password.encode(), access.password.encode())
     if not (same_user and same_password):
-        raise RequestError(516, "Authentication failed: password is incorrect, or there is no such user. (AUTHENTICATION_FAILED)", 403)
+        words = "Authentication failed: password is incorrect, or there is no such user. (AUTHENTICATION_FAILED)"
+        raise RequestError(516, words, 403)
 
 
 def _credentials(request: Request) -> tuple[str | None, str]:
@@ -223,7 +235,8 @@ def _decoded(request: Request) -> bytes:
     except RequestError:
         raise
     except Exception as error:  # noqa: BLE001 - every library has errors of its own
-        raise RequestError(354, f"The body is not {encoding}: {type(error).__name__}. (CANNOT_DECOMPRESS)", 400) from None
+        words = f"The body is not {encoding}: {type(error).__name__}. (CANNOT_DECOMPRESS)"
+        raise RequestError(354, words, 400) from None
 
 
 def _inflate(wbits: int) -> Callable[[bytes], bytes]:
@@ -246,7 +259,7 @@ def too_large() -> RequestError:
 
 
 def _lz4_decode(body: bytes) -> bytes:
-    import lz4.frame  # noqa: PLC0415 - only for clients that use it
+    import lz4.frame  # type: ignore[import-untyped]  # noqa: PLC0415 - only for clients that use it
 
     return _bounded(lz4.frame.LZ4FrameDecompressor().decompress(body, BODY_BYTES_MAX + 1))
 

@@ -3,7 +3,6 @@
 Answers are whole or an error. Must not live here: reports for people (queries.py), decisions.
 """
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ import orjson
 from clickhouse_connect.driver.client import Client
 
 from agentrun_stream import limits
-from agentrun_stream.codec.cloudevents import time_us
+from agentrun_stream.codec.cloudevents import time_s
 from agentrun_stream.model import ledger
 from agentrun_stream.model.run import EvalFact, RunState, Snapshot, StepFact
 from agentrun_stream.ports import Part, RunKey
@@ -47,23 +46,16 @@ WHERE topic = {topic} AND partition = {partition} AND offset >= {offset}
 
 
 def load_runs(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
-    """The states of these runs; unknown ones are left out. At most LOOKUP_IDS_MAX keys go into one query."""
+    """The states of these runs, at most LOOKUP_IDS_MAX of them; unknown ones are left out."""
     found: dict[RunKey, RunState] = {}
-    for start in range(0, len(keys), limits.LOOKUP_IDS_MAX):
-        some = keys[start : start + limits.LOOKUP_IDS_MAX]
-        listed = ", ".join(f"({literal(w)}, {literal(r)})" for w, r in some)
-        for row in rows_of(client, _OBJECTS.format(keys=listed)):
-            key = (row[0], row[1])
-            state = found.get(key)
-            if state is None:
-                state = found[key] = RunState(*key)
-            add_object(state, row)
+    listed = ", ".join(f"({literal(w)}, {literal(r)})" for w, r in keys)
+    for row in rows_of(client, _OBJECTS.format(keys=listed)):
+        key = (row[0], row[1])
+        state = found.get(key)
+        if state is None:
+            state = found[key] = RunState(*key)
+        add_object(state, row)
     return found
-
-
-async def load_runs_async(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
-    """`load_runs` in a thread."""
-    return await asyncio.to_thread(load_runs, client, keys)
 
 
 def rows_of(client: Client, sql: str) -> Iterator[list[Any]]:
@@ -75,7 +67,7 @@ def rows_of(client: Client, sql: str) -> Iterator[list[Any]]:
 def add_object(state: RunState, row: Sequence[Any]) -> None:
     """Put one stored object, as `_OBJECTS` selects it, back into the state of its run."""
     _, _, kind, object_id, step_type, success, tokens_used, metadata, extra, doc, source, time, version, first, append = row
-    pos = version >> limits.MAINTENANCE_BITS
+    pos, time = version >> limits.MAINTENANCE_BITS, time / 1_000_000
     state.pos = max(state.pos, pos)
     if kind == "step":
         said = {"metadata": None if metadata is None else orjson.loads(metadata), "tokens_used": tokens_used}
@@ -89,13 +81,13 @@ def add_object(state: RunState, row: Sequence[Any]) -> None:
         state.expired = orjson.loads(doc)
 
 
-def _snapshot(doc: dict[str, Any], facts: dict[str, Any], place: tuple[int, str, int, int, int]) -> Snapshot:
+def _snapshot(doc: dict[str, Any], facts: dict[str, Any], place: tuple[int, str, float, int, int]) -> Snapshot:
     pos, source, time, first, append = place
     kept = {name: facts[name] for name in SNAPSHOT_FACTS if name in facts}
     kept["settled"] = tuple(kept.get("settled", ()))
     snap = Snapshot(doc, pos, source, time, first, append, **kept)
-    snap.started_us = time_us(doc.get("started_at"))
-    snap.ended_us = time_us(doc.get("ended_at"))
+    snap.started_s = time_s(doc.get("started_at"))
+    snap.ended_s = time_s(doc.get("ended_at"))
     return snap
 
 

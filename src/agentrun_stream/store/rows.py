@@ -1,13 +1,15 @@
 """Rows as the store takes them: the columns that are written, and the bytes of one row.
 
-`run_objects` goes in as arrays (hot), every other table as objects. Must not live here: queries, connections, decisions.
+Hot tables go in as arrays, every other table as objects. Must not live here: queries, connections, decisions.
 """
 
 from typing import Any, Final
 
 import orjson
 
+from agentrun_stream import limits
 from agentrun_stream.model import money
+from agentrun_stream.model.event import Times
 from agentrun_stream.model.run import Accrual, EvalFact, RunState, Snapshot, StepFact, offset_of, row_version
 
 OBJECT_COLUMNS: Final = (
@@ -45,23 +47,40 @@ SNAPSHOT_FACTS: Final = (
     "opened_ms",
     "cost_raw",
     "closed_by",
-    "closed_us",
+    "closed_s",
     "time_basis",
     "settled",
     "reopened",
     "corrections",
     "steps_refused",
 )
-# The store reads a number for a time as seconds. A float of seconds tells microseconds apart, and is written with all six
-# digits, until the year 2100.
-US: Final = 1_000_000
+# The store reads a number for a time as seconds; a float of them tells milliseconds and microseconds apart.
 MS: Final = 1_000
-TIME_COLUMNS: Final = {
-    "runs": {"started_at": US, "ended_at": US, "created_at": US, "first_event_at": MS, "last_event_at": MS, "projected_at": MS},
-    "refused": {"appended_at": MS, "refused_at": MS},
-    "batches": {"first_appended_at": MS, "last_appended_at": MS, "written_at": MS},
-}
-ARRAY_TABLES: Final = {"run_objects": OBJECT_COLUMNS}
+ACCRUAL_COLUMNS: Final = (
+    "minute",
+    "topic",
+    "partition",
+    "offset",
+    "object_id",
+    "workspace",
+    "run_id",
+    "basis",
+    "agent_id",
+    "model",
+    "provider",
+    "runtime",
+    "trigger",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "total_tokens",
+    "cost_reported",
+    "appended_at",
+    "_version",
+)
+ARRAY_TABLES: Final = {"run_objects": OBJECT_COLUMNS, "accruals": ACCRUAL_COLUMNS}
+_OFFSET_MASK: Final = (1 << limits.OFFSET_BITS) - 1
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _NO_MEMBERS: Final = (None,) * 12
 
@@ -71,22 +90,24 @@ dumps = orjson.dumps
 class Origin:
     """What all object rows of one batch and partition have in common."""
 
-    __slots__ = ("ingested_ms", "partition", "topic")
+    __slots__ = ("ingested_s", "partition", "topic")
 
     def __init__(self, topic: str, partition: int, ingested_ms: int) -> None:
         self.topic = topic
         self.partition = partition
-        self.ingested_ms = ingested_ms
+        self.ingested_s = ingested_ms / MS
 
 
 def step_row(
-    run: RunState, step: tuple[str, dict[str, Any], tuple[int | None, int | None], StepFact], origin: Origin
+    run: RunState, step: tuple[str, dict[str, Any], Times, StepFact], metadata: str | None, origin: Origin
 ) -> bytes:
-    """The row of a step, from (id, object, times, fact). The hottest encoder: one list, one `dumps`."""
+    """The row of a step, from (id, object, times, fact); `metadata` where it is encoded already. One tuple, one `dumps`."""
     step_id, obj, times, fact = step
     get = obj.get
-    metadata = get("metadata")
     pos = fact[0]
+    tokens = get("tokens_used")
+    if metadata is None and (found := get("metadata")) is not None:
+        metadata = dumps(found, option=_SORTED).decode()
     return dumps(
         (
             run.workspace,
@@ -100,28 +121,24 @@ def step_row(
             get("output_preview"),
             fact[6],
             get("error"),
-            None if times[0] is None else times[0] / US,
-            None if times[1] is None else times[1] / US,
+            times[0],
+            times[1],
             get("duration_ms"),
-            _tokens(get("tokens_used")),
-            None if metadata is None else dumps(metadata, option=_SORTED).decode(),
+            None if tokens is None else int(tokens),
+            metadata,
             None if STEP_MEMBERS.issuperset(obj) else _extra(obj),
             None,
             fact[1],
-            fact[2] / US,
+            fact[2],
             origin.topic,
             origin.partition,
-            offset_of(pos),
-            row_version(pos),
+            pos & _OFFSET_MASK,
+            pos << limits.MAINTENANCE_BITS,
             fact[3] / MS,
             fact[4] / MS,
-            origin.ingested_ms / MS,
+            origin.ingested_s,
         )
     )
-
-
-def _tokens(value: Any) -> int | None:
-    return None if value is None else int(value)
 
 
 def _extra(obj: dict[str, Any]) -> str:
@@ -147,7 +164,7 @@ def expired_row(run: RunState, pos: int, origin: Origin) -> bytes:
     expired = run.expired
     assert expired is not None
     at = expired["at"]
-    fact = EvalFact(pos, "", at * 1000, at, at, {})
+    fact = EvalFact(pos, "", at / MS, at, at, {})
     return _object_row(run, "expired", "", (None, dumps(expired, option=_SORTED).decode(), fact), origin)
 
 
@@ -165,14 +182,14 @@ def _object_row(
             extra,
             doc,
             fact.source,
-            fact.time_us / US,
+            fact.time_s,
             origin.topic,
             origin.partition,
             offset_of(fact.pos),
             row_version(fact.pos),
             fact.first_append_ms / MS,
             fact.append_ms / MS,
-            origin.ingested_ms / MS,
+            origin.ingested_s,
         )
     )
 
@@ -180,37 +197,23 @@ def _object_row(
 def accrual_row(run: RunState, accrual: Accrual, place: tuple[int, int], origin: Origin) -> bytes:
     """The ledger's row of one event and object; `place` is (offset, append time in ms)."""
     offset, append_ms = place
-    cost = accrual[12]
     return dumps(
-        {
-            "minute": append_ms // 60_000 * 60,
-            "topic": origin.topic,
-            "partition": origin.partition,
-            "offset": offset,
-            "object_id": accrual[0],
-            "workspace": run.workspace,
-            "run_id": run.run_id,
-            "basis": accrual[1],
-            "agent_id": accrual[2],
-            "model": accrual[3],
-            "provider": accrual[4],
-            "runtime": accrual[5],
-            "trigger": accrual[6],
-            "input_tokens": accrual[7],
-            "output_tokens": accrual[8],
-            "cache_read_tokens": accrual[9],
-            "cache_write_tokens": accrual[10],
-            "total_tokens": accrual[11],
-            "cost_reported": None if cost is None else money.text(cost),
-            "appended_at": append_ms / MS,
-            "_version": 0,
-        }
+        (
+            append_ms // 60_000 * 60,
+            origin.topic,
+            origin.partition,
+            offset,
+            accrual[0],
+            run.workspace,
+            run.run_id,
+            *accrual[1:12],
+            money.text(accrual[12]),
+            append_ms / MS,
+            0,
+        )
     )
 
 
-def row(table: str, values: dict[str, Any]) -> bytes:
-    """The row of any other table, by column name; its times are integers of us or ms, as TIME_COLUMNS says."""
-    times = TIME_COLUMNS.get(table)
-    if times:
-        values = values | {n: values[n] / unit for n, unit in times.items() if values.get(n) is not None}
+def row(values: dict[str, Any]) -> bytes:
+    """The row of any other table, by column name."""
     return dumps(values)

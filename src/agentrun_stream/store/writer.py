@@ -3,7 +3,6 @@
 Must not live here: what the rows mean, or what to do when the store refuses.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,16 +17,12 @@ from agentrun_stream.store.sql import INSERT_SETTINGS
 _ONE_PART: Final = dict(INSERT_SETTINGS)
 
 
-def insert(client: Client, table: str, rows: Sequence[bytes]) -> None:
-    """Insert encoded rows. Raises StoreError (try again) or StoreRejectedError (never again)."""
+def insert(client: Client, table: str, rows: Sequence[bytes], *, into: str | None = None) -> None:
+    """Insert encoded rows of `table`, into a table like it where `into` names one. Raises StoreError (try again) or StoreRejectedError (never again)."""
     columns = ARRAY_TABLES.get(table)
     fmt = "JSONEachRow" if columns is None else "JSONCompactEachRow"
     try:
-        client.raw_insert(table, columns, insert_block=b"\n".join(rows), settings=_ONE_PART, fmt=fmt)
+        client.raw_insert(into or table, columns, insert_block=b"\n".join(rows), settings=_ONE_PART, fmt=fmt)
     except (ClickHouseError, HTTPError, OSError) as error:
         raise translated(error, client.url) from None
 
-
-async def insert_async(client: Client, table: str, rows: Sequence[bytes]) -> None:
-    """`insert` in a thread, so that the loop goes on folding."""
-    await asyncio.to_thread(insert, client, table, rows)

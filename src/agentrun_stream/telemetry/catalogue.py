@@ -149,6 +149,8 @@ CATALOGUE: Final = (
         (_TOPIC, _PARTITION, Label("reason", STOPS)),
     ),
     Metric("store_backoff_seconds", "gauge", "seconds", "Wait before the store is asked again; 0 while it answers."),
+    Metric("window_refresh_seconds", "histogram", "seconds", "Time of one refresh of the cost windows.", (), _SHORT_S),
+    Metric("window_age_seconds", "gauge", "seconds", "Since the last finished refresh; on the worker that refreshes."),
     Metric(
         "audit_residual", "gauge", "rows", "Rows that differ in the last audit, by check.", (Label("check", CHECKS),)
     ),

@@ -152,6 +152,8 @@ class Metrics:
     checkpoints_abandoned: CounterSeries
     partition_stopped: GaugeSeries
     store_backoff_seconds: GaugeSeries
+    window_refresh_seconds: HistogramSeries
+    window_age_seconds: GaugeSeries
     audit_residual: GaugeSeries
     audit_timestamp_seconds: GaugeSeries
     build_info: GaugeSeries

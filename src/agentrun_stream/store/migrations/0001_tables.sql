@@ -184,6 +184,10 @@ PARTITION BY toYYYYMM(minute)
 ORDER BY (minute, workspace, run_id)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, enable_block_number_column = 1;
 
+-- Sums of accruals and settlements by minute and dimensions, made by store/windows.py; read `cost_by_minute` instead.
+-- A dimension that is NULL in the ledger is '' here; a sum of unknowns is NULL. Of a minute only the rows of its highest
+-- `_version` count; a row with `rows = 0` says that there is nothing (any more) under its dimensions, and the one without a
+-- workspace only that the minute was summed. `window_progress` vouches for these rows, so they must be as durable.
 CREATE TABLE IF NOT EXISTS cost_windows
 (
     ledger Enum8('accrued' = 1, 'settled' = 2),
@@ -217,19 +221,22 @@ CREATE TABLE IF NOT EXISTS cost_windows
 )
 ENGINE = ReplacingMergeTree(_version)
 PARTITION BY toYYYYMM(minute)
-ORDER BY (ledger, minute, workspace, agent_id, model, provider, runtime, trigger, status, outcome, basis);
+ORDER BY (ledger, minute, workspace, agent_id, model, provider, runtime, trigger, status, outcome, basis)
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
+-- Which block numbers of accruals and settlements the sums contain, per ClickHouse partition. Only rows of the highest epoch
+-- count. A restore must empty this table; an empty one costs a new pass over the ledgers and never a wrong answer.
 CREATE TABLE IF NOT EXISTS window_progress
 (
+    epoch UInt64,
     source LowCardinality(String),
     partition_id String,
     first UInt64,
     last UInt64,
-    refreshed_at DateTime64(3, 'UTC'),
-    _version UInt64
+    refreshed_at DateTime64(3, 'UTC')
 )
-ENGINE = ReplacingMergeTree(_version)
-ORDER BY (source, partition_id, first, last);
+ENGINE = MergeTree
+ORDER BY (epoch, source, partition_id, first, last);
 
 CREATE TABLE IF NOT EXISTS evidence
 (

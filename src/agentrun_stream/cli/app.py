@@ -1,0 +1,44 @@
+"""The commands, one line each. Must not live here: what they do."""
+
+import importlib
+from contextlib import suppress
+from typing import Final
+
+import typer
+
+from agentrun_stream import __version__
+from agentrun_stream.cli import broker, config, demo, dlq, doctor, migrate, publish, query, refuse, runs, show, status, store, topics, up, wait
+from agentrun_stream.cli.common import Commands
+from agentrun_stream.cli.output import write
+
+app = typer.Typer(
+    name="agentrun",
+    cls=Commands,
+    help="Agent-run events on Kafka become exact runs in ClickHouse.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# In the order of the help page; each module brings one verb, or a group of its own name.
+MODULES: Final = (
+    up, demo, publish, wait, runs, show, query, status, doctor, dlq, refuse, topics, migrate, broker, store, config,
+)
+for module in MODULES:
+    app.add_typer(module.app)
+for name in ("work", "audit", "bench"):
+    with suppress(ImportError):
+        app.add_typer(importlib.import_module(f"agentrun_stream.cli.{name}").app)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer's form
+    if asked:
+        write(f"agentrun-stream {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),  # noqa: FBT001, FBT003
+) -> None:
+    """Agent-run events on Kafka become exact runs in ClickHouse."""

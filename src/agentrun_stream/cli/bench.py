@@ -1,0 +1,91 @@
+"""`agentrun bench`: figures that anyone can run again, with a verdict on correctness beside them.
+
+Must not live here: the benchmarks themselves.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from agentrun_stream.cli.common import EXIT_NO, DataOption, require_embedded, settings_for
+from agentrun_stream.cli.output import Output, OutputOption, as_json, say, table, write
+
+app = typer.Typer()
+bench = typer.Typer(name="bench", help="Measure drain rate and freshness on a stack of its own.", no_args_is_help=True)
+app.add_typer(bench)
+
+FolderOption = Annotated[
+    Path | None, typer.Option("--folder", help="Where the benchmark's stack lives; default: a temporary folder, removed after.")
+]
+_UNITS: Final = {
+    "steps_per_second": "steps/s",
+    "worker_cpu_us_per_step": "us",
+    "worker_rss_mb": "MB",
+    "raw_consume_per_second": "records/s",
+    "raw_insert_per_second": "rows/s",
+    "seconds": "s",
+    "p50_seconds": "s",
+    "p99_seconds": "s",
+    "max_seconds": "s",
+}
+
+
+@bench.command(epilog="Example: agentrun bench drain --steps 1000000 -o json")
+def drain(
+    steps: Annotated[int, typer.Option(min=1_000, help="Step events to drain.")] = 1_000_000,
+    open_runs: Annotated[int, typer.Option(min=1, help="Runs open at once.")] = 500,
+    bad: Annotated[float, typer.Option(min=0, max=0.5, help="Share of bad records.")] = 0.0,
+    repeated: Annotated[float, typer.Option(min=0, max=0.5, help="Share of repeated records.")] = 0.0,
+    late: Annotated[float, typer.Option(min=0, max=0.5, help="Share of steps after the end of their run.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the load.")] = 1,
+    folder: FolderOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Fill the topic, drain it by one worker, audit the result. Exit code 1 unless the residual is 0."""
+    from agentrun_stream.cli.bench_drain import Drain, drain as run_drain  # noqa: PLC0415 - heavy
+
+    options = Drain(steps, open_runs, bad, repeated, late, seed)
+    _show(lambda where: run_drain(options, where, settings_for(None), say), folder, output)
+
+
+@bench.command(epilog="Example: agentrun bench freshness --rate 5000")
+def freshness(
+    rate: Annotated[int, typer.Option(min=20, help="Steps published a second.")] = 5_000,
+    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="Seed of the load.")] = 1,
+    folder: FolderOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Publish at a steady rate and measure from acknowledged to visible by SQL. Exit code 1 unless the residual is 0."""
+    from agentrun_stream.cli.bench_freshness import Freshness, freshness as run_freshness  # noqa: PLC0415 - heavy
+
+    options = Freshness(rate, seconds, seed)
+    _show(lambda where: run_freshness(options, where, settings_for(None), say), folder, output)
+
+
+@bench.command(hidden=True)
+def worker(records: Annotated[int, typer.Option(min=1)], data: DataOption = None) -> None:
+    """Drain this many records and print what it took: the worker's side of `bench drain`."""
+    from agentrun_stream.cli.bench_drain import measure_worker  # noqa: PLC0415 - heavy
+
+    as_json(measure_worker(settings_for(data), records))
+
+
+def _show(work: Callable[[Path], dict[str, Any]], folder: Path | None, output: Output) -> None:
+    require_embedded()
+    if folder is not None:
+        figures = work(folder)
+    else:
+        with tempfile.TemporaryDirectory(prefix="agentrun-bench-") as temporary:
+            figures = work(Path(temporary))
+    if output is Output.JSON:
+        as_json(figures)
+    else:
+        rows = [{"figure": k, "value": f"{v:,}", "unit": _UNITS.get(k, "")} for k, v in figures.items()]
+        table("", {"figure": "figure", "value": "value", "unit": "unit"}, rows)
+        write("Correct: the audit's residual is 0." if not figures["audit_residual"] else "WRONG: the audit found differences.")
+    if figures["audit_residual"]:
+        raise typer.Exit(EXIT_NO)

@@ -1,0 +1,29 @@
+"""`agentrun config show`: every setting, secrets hidden."""
+
+import typer
+
+from agentrun_stream.cli.common import DataOption, settings_for
+from agentrun_stream.cli.output import Output, OutputOption, as_json, table
+from agentrun_stream.config import catalogue
+
+app = typer.Typer(name="config", help="Settings.", no_args_is_help=True)
+
+
+@app.callback()
+def config() -> None:
+    """Settings: flags win over the environment, the environment over the file, the file over the default."""
+
+
+@app.command(epilog="Example: agentrun config show -o json")
+def show(data: DataOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Show every setting with its value, secrets hidden."""
+    values = settings_for(data).redacted()
+    if output is Output.JSON:
+        as_json(values)
+        return
+    rows = [
+        {"name": row.name, "value": values.get(row.name), "unit": row.unit, "variable": row.variable, "meaning": row.meaning}
+        for row in catalogue()
+    ]
+    columns = {"name": "setting", "value": "value", "unit": "unit", "variable": "variable", "meaning": "meaning"}
+    table("", columns, rows)

@@ -1,0 +1,382 @@
+"""The local stack as one thing: broker, store and workers as child processes, started, watched, restarted, stopped.
+
+Used by `up`, `demo` and the test fixtures. Must not live here: what a worker does, what is printed.
+"""
+
+import asyncio
+import http.client
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from agentrun_stream.broker.embedded import EmbeddedBroker
+from agentrun_stream.childproc import LOOPBACK, Child, ChildOptions, FolderLock, free_port, private_folder, require_free_port, write_private
+from agentrun_stream.config import ENDPOINTS_FILE, Endpoints, find_stack
+from agentrun_stream.errors import AgentrunError, EmbeddedError
+from agentrun_stream.store.embedded import EmbeddedStore
+
+POLL_S: Final = 0.2
+BACKOFF_S_MIN: Final = 0.5
+BACKOFF_S_MAX: Final = 15.0
+STEADY_S: Final = 60.0
+LEFTOVER_WAIT_S: Final = 15.0
+
+READY_S_MAX: Final = 60.0
+WORKER_STOP_S: Final = 30.0
+# A user's settings for clusters of their own must not lead a local worker away from the local stack.
+_LOCAL: Final = {
+    "AGENTRUN_KAFKA__SECURITY_PROTOCOL": "PLAINTEXT",
+    "AGENTRUN_KAFKA__USERNAME": "",
+    "AGENTRUN_KAFKA__PASSWORD": "",
+    "AGENTRUN_KAFKA__PASSWORD_FILE": "",
+    "AGENTRUN_CLICKHOUSE__USER": "",
+    "AGENTRUN_CLICKHOUSE__PASSWORD": "",
+    "AGENTRUN_CLICKHOUSE__PASSWORD_FILE": "",
+    "AGENTRUN_WORKER__INSTANCE_ID": "",
+}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What to start and where. Ports None: those of the last time on this folder, else free ones."""
+
+    data: Path
+    workers: int = 1
+    kafka_port: int | None = None
+    clickhouse_port: int | None = None
+    cache: Path | None = None
+    kafka_home: Path | None = None
+    database: str = "agentrun"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Workers:
+    """Worker processes on one broker and store, each a direct child with a metrics port of its own.
+
+    `environment` is added to what the workers inherit.
+    """
+
+    def __init__(self, folder: Path, count: int, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environment = environment
+        self._ports = self._remembered_ports(count)
+        self.children: list[Child | None] = [None] * count
+
+    @property
+    def urls(self) -> list[str]:
+        """Where each worker's metrics are."""
+        return [f"http://{LOOPBACK}:{port}" for port in self._ports]
+
+    def start(self) -> None:
+        """Start all of them; they are ready after `wait_ready`."""
+        for index in range(len(self.children)):
+            self.start_one(index)
+
+    def start_one(self, index: int) -> None:
+        """Start one, or start it again. The log of the one before is kept beside."""
+        log_file = self._folder / f"worker-{index}.log"
+        with suppress(FileNotFoundError):
+            log_file.rename(log_file.with_suffix(".log.1"))
+        settings = [f"{name}={value}" for name, value in self._environment.items()]
+        # `env` sets them and becomes the worker: the environment itself is the settings' business alone.
+        argv = [shutil.which("env") or "/usr/bin/env", *settings, *_command(), "work"]
+        argv += ["--data", str(self._folder), "--metrics-port", str(self._ports[index])]
+        # A worker that is killed loses nothing; one that outlives its broker would only wait for it.
+        self.children[index] = Child(f"worker {index}", argv, ChildOptions(log_file, death_signal=signal.SIGKILL))
+
+    def wait_ready(self, timeout_s: float = READY_S_MAX) -> None:
+        """Return when every worker is a member of its group and has nothing to complain about."""
+        for index, child in enumerate(self.children):
+            if child is not None:
+                child.wait_until(lambda index=index: self._is_ready(index), timeout_s)  # type: ignore[misc]
+
+    def stop(self, timeout_s: float = WORKER_STOP_S) -> None:
+        """Let each finish the batch at hand, side by side; then end them."""
+        running = [child for child in self.children if child is not None]
+        self.children = [None] * len(self.children)
+        with ThreadPoolExecutor(max(1, len(running)), thread_name_prefix="stop") as pool:
+            list(pool.map(lambda child: child.stop(timeout_s), running))
+
+    def _is_ready(self, index: int) -> bool:
+        connection = http.client.HTTPConnection(LOOPBACK, self._ports[index], timeout=2)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == http.HTTPStatus.OK:
+                return True
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(POLL_S / 2)  # it has better things to do while it starts than to be asked
+        return False
+
+    def _remembered_ports(self, count: int) -> list[int]:
+        """The ports of the last time where they are still free, so that a Prometheus finds its targets again."""
+        file = self._folder / "workers.ports"
+        try:
+            known = [int(port) for port in file.read_text().split()]
+        except (OSError, ValueError):
+            known = []
+        ports = [_usable(port) for port in known[:count]]
+        ports += [free_port() for _ in range(count - len(ports))]
+        write_private(file, " ".join(map(str, ports)) + "\n")
+        return ports
+
+
+class _Backoff:
+    """How long to wait before a child is started again: longer each time, and short again once it held."""
+
+    def __init__(self) -> None:
+        self.wait_s = 0.0
+        self.until = 0.0
+        self._since = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the child may be started now; the first call after a death sets the wait."""
+        now = time.monotonic()
+        if not self.until:
+            steady = now - self._since > STEADY_S
+            self.wait_s = BACKOFF_S_MIN if steady or not self.wait_s else min(self.wait_s * 2, BACKOFF_S_MAX)
+            self.until = now + self.wait_s
+        return now >= self.until
+
+    def started(self) -> None:
+        """The child was started again."""
+        self.until, self._since = 0.0, time.monotonic()
+
+
+class Supervisor:
+    """One local stack. `start()`, then `watch(stop)` or nothing, then `stop()`; not for several threads at a time."""
+
+    def __init__(self, options: StackOptions, say: Say = lambda _text: None) -> None:
+        self._options = options
+        self._say = say
+        self._lock: FolderLock | None = None
+        self._backoff: dict[str, _Backoff] = {}
+        self._stopping = threading.Event()
+        self.broker: EmbeddedBroker | None = None
+        self.store: EmbeddedStore | None = None
+        self.workers: Workers | None = None
+        self.endpoints: Endpoints | None = None
+
+    # ---- start
+
+    def start(self) -> Endpoints:
+        """Start everything, and return once everything answers and every worker is ready. Stops it all on a failure.
+
+        Raises EmbeddedError where something can't be started, also for a second stack on the same folder.
+        """
+        options = self._options
+        private_folder(options.data)
+        self._lock = self._locked(options.data)
+        try:
+            (options.data / ENDPOINTS_FILE).unlink(missing_ok=True)
+            kafka, clickhouse = self._both(self._start_broker, self._start_store)
+            self._say(f"Starting {options.workers} worker{'s' if options.workers != 1 else ''}.")
+            self.workers = Workers(options.data, options.workers, local_environment(kafka, clickhouse, options.environment))
+            self.workers.start()
+            self.workers.wait_ready()
+            self.endpoints = self._write_endpoints(kafka, clickhouse)
+        except BaseException:
+            self.stop()
+            raise
+        return self.endpoints
+
+    def _locked(self, data: Path) -> FolderLock:
+        try:
+            return FolderLock(data, "stack")
+        except EmbeddedError:
+            running = find_stack(data)
+            what = f"(process {running.pid}) " if running else ""
+            raise EmbeddedError(
+                f"A local stack {what}already runs on {data}.",
+                "Use it as it is, stop it with Ctrl-C where it runs, or name another folder with --data.",
+            ) from None
+
+    def _both(self, first: Callable[[], str], second: Callable[[], str]) -> tuple[str, str]:
+        """Run two starts side by side; both have ended when this returns or raises."""
+        with ThreadPoolExecutor(2, thread_name_prefix="start") as pool:
+            one, other = pool.submit(first), pool.submit(second)
+            return one.result(), other.result()
+
+    def _start_broker(self) -> str:
+        options = self._options
+        kafka_folder = options.data / "kafka"
+        self._wait_for_leftover(kafka_folder)
+        self.broker = self._new_broker(options.kafka_port)
+        self._say("Starting the broker.")
+        address = self.broker.start()
+        if self._stopping.is_set():
+            raise EmbeddedError("The start was interrupted.")
+        self.broker.wait_ready()
+        self._say(f"The broker answers on {address}; setting up its topics.")
+        # Imported here: the broker starts meanwhile, and a second counts.
+        from agentrun_stream.broker import admin  # noqa: PLC0415
+        from agentrun_stream.broker.kafka import KafkaAddress  # noqa: PLC0415
+
+        asyncio.run(admin.apply_topics(KafkaAddress(address)))
+        return address
+
+    def _new_broker(self, port: int | None) -> EmbeddedBroker:
+        options = self._options
+        return EmbeddedBroker(
+            options.data / "kafka", port=port, cache_dir=options.cache, kafka_home=options.kafka_home, progress=self._say
+        )
+
+    def _start_store(self) -> str:
+        options = self._options
+        folder = options.data / "clickhouse"
+        self._wait_for_leftover(folder)
+        self.store = EmbeddedStore(folder, port=options.clickhouse_port)
+        self._say("Starting the store.")
+        url = self.store.start()
+        self.store.wait_ready()
+        self._say(f"The store answers on {url}; setting up its tables.")
+        from agentrun_stream.store.client import StoreAddress  # noqa: PLC0415 - as above
+        from agentrun_stream.store.migrate import migrate  # noqa: PLC0415
+
+        migrate(StoreAddress(url, options.database))
+        return url
+
+    def _wait_for_leftover(self, folder: Path) -> None:
+        """A stack that was killed may still be writing its last rows; the folder is ours when it is done."""
+        deadline = time.monotonic() + LEFTOVER_WAIT_S
+        private_folder(folder)
+        while True:
+            try:
+                FolderLock(folder, folder.name).release()
+            except EmbeddedError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
+            else:
+                return
+
+    def _write_endpoints(self, kafka: str, clickhouse: str) -> Endpoints:
+        assert self.workers is not None
+        found = Endpoints(kafka, clickhouse, tuple(self.workers.urls), os.getpid())
+        path = self._options.data / ENDPOINTS_FILE
+        draft = path.with_suffix(".new")
+        said = {"kafka": kafka, "clickhouse": clickhouse, "metrics": list(found.metrics), "pid": found.pid}
+        write_private(draft, json.dumps(said, indent=1) + "\n")
+        draft.replace(path)
+        return found
+
+    # ---- watch
+
+    def watch(self, stop: threading.Event) -> None:
+        """Restart what dies, until `stop` is set."""
+        while not stop.wait(POLL_S):
+            self.mend()
+
+    def mend(self) -> None:
+        """Start again whatever ended and is due."""
+        self._mend_service("broker", self._restart_broker, self.broker)
+        self._mend_service("store", self._restart_store, self.store)
+        if self.workers is None:
+            return
+        for index, child in enumerate(self.workers.children):
+            if child is not None and not child.alive:
+                name = f"worker {index}"
+                backoff = self._backoff.setdefault(name, _Backoff())
+                first = not backoff.until
+                if backoff.due():
+                    self.workers.start_one(index)
+                    backoff.started()
+                    self._say(f"Worker {index} runs again.")
+                elif first:
+                    self._say(
+                        f"Worker {index} ended (exit code {child.exit_code}); starting it again in {backoff.wait_s:g} s. "
+                        f"{child.log_tail()}"
+                    )
+
+    def _mend_service(self, name: str, restart: Callable[[], None], service: EmbeddedBroker | EmbeddedStore | None) -> None:
+        if service is None or service.alive:
+            return
+        backoff = self._backoff.setdefault(name, _Backoff())
+        first = not backoff.until
+        if not backoff.due():
+            if first:
+                self._say(f"The {name} ended; starting it again in {backoff.wait_s:g} s.")
+            return
+        try:
+            restart()
+        except AgentrunError as error:
+            self._say(f"The {name} did not start again: {error.message} {error.next_step}")
+        else:
+            self._say(f"The {name} answers again.")
+        backoff.started()
+
+    def _restart_broker(self) -> None:
+        assert self.endpoints is not None
+        self._stop_service(self.broker)
+        # On its old port and no other: workers and users have its address.
+        self.broker = self._new_broker(int(self.endpoints.kafka.rpartition(":")[2]))
+        self.broker.start()
+        self.broker.wait_ready()
+
+    def _restart_store(self) -> None:
+        assert self.endpoints is not None
+        self._stop_service(self.store)
+        self.store = EmbeddedStore(self._options.data / "clickhouse", port=int(self.endpoints.clickhouse.rpartition(":")[2]))
+        self.store.start()
+        self.store.wait_ready()
+
+    # ---- stop
+
+    def stop(self) -> None:
+        """Stop everything, workers first; nothing is left when it returns. Doing it again does nothing."""
+        self._stopping.set()
+        if self._lock is None:
+            return  # never started, or another stack's folder: its file is not ours to remove
+        (self._options.data / ENDPOINTS_FILE).unlink(missing_ok=True)
+        if self.workers is not None:
+            self._say("Stopping the workers.")
+            self.workers.stop()
+            self.workers = None
+        if self.broker is not None or self.store is not None:
+            self._say("Stopping broker and store.")
+            with ThreadPoolExecutor(2, thread_name_prefix="stop") as pool:
+                list(pool.map(self._stop_service, (self.broker, self.store)))
+            self.broker = self.store = None
+        self.endpoints = None
+        self._lock.release()
+        self._lock = None
+
+    @staticmethod
+    def _stop_service(service: EmbeddedBroker | EmbeddedStore | None) -> None:
+        if service is not None:
+            service.stop()
+
+
+def local_environment(kafka: str, clickhouse: str, more: Mapping[str, str]) -> dict[str, str]:
+    """What a worker's environment must say for this broker and store."""
+    return {**_LOCAL, "AGENTRUN_KAFKA__BOOTSTRAP": kafka, "AGENTRUN_CLICKHOUSE__URL": clickhouse, **more}
+
+
+def _command() -> list[str]:
+    """How `agentrun` is called on this interpreter; the words `agentrun work` stand in a worker's command line either way."""
+    script = Path(sys.executable).with_name("agentrun")
+    if script.exists():
+        return [sys.executable, str(script)]
+    return [sys.executable, "-c", "from agentrun_stream.cli import main; main()  # agentrun work"]
+
+
+def _usable(port: int) -> int:
+    try:
+        require_free_port(port, "worker")
+    except (EmbeddedError, OverflowError):
+        return free_port()
+    return port

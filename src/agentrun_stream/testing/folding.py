@@ -1,0 +1,29 @@
+"""Folding without a store: what tests and benchmarks need of the worker's inside. Must not live here: product code."""
+
+import asyncio
+from collections.abc import Sequence
+
+from agentrun_stream.codec.cloudevents import Route
+from agentrun_stream.model.run import RunState
+from agentrun_stream.ports import Part, Record, RunKey
+from agentrun_stream.runtime.batch import Assigned, Batch, PartFolder
+
+
+def fold_batch(part: Part, records: Sequence[Record]) -> Batch:
+    """One batch of records of runs that nobody has seen before, folded and encoded."""
+    batch = Batch(1, records[0].timestamp)
+    assigned = Assigned(part, 1, Route(), 0, lambda _key: part.partition, "agentrun")
+
+    async def nothing(_keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
+        return {}
+
+    async def at_once() -> None:
+        return None
+
+    asyncio.run(PartFolder(batch, assigned, nothing).fold(records, records[-1].offset + 1, at_once))
+    return batch
+
+
+def encoded_steps(part: Part, records: Sequence[Record]) -> Sequence[bytes]:
+    """The rows of `run_objects` that these records make."""
+    return fold_batch(part, records).rows.get("run_objects", [])

@@ -1,0 +1,201 @@
+"""Builds each process from settings: the only place that knows everyone.
+
+Must not live here: behaviour. What is built is started and stopped here, nothing else.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from structlog.typing import FilteringBoundLogger
+
+from agentrun_stream import topics
+from agentrun_stream.broker import admin
+from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
+from agentrun_stream.broker.scan import Span, read_partition, read_topic
+from agentrun_stream.codec.cloudevents import Route
+from agentrun_stream.config import Settings, clickhouse_url, kafka_bootstrap
+from agentrun_stream.ports import Part, Record
+from agentrun_stream.runtime.audit import Audit, Findings, Reach, Rules
+from agentrun_stream.runtime.clock import SystemClock
+from agentrun_stream.runtime.refresh import Refresher
+from agentrun_stream.runtime.worker import Worker, WorkerOptions, World
+from agentrun_stream.store import migrate
+from agentrun_stream.store.audit import AuditStore
+from agentrun_stream.store.clickhouse import ClickHouseStore
+from agentrun_stream.store.client import StoreAddress, connect
+from agentrun_stream.store.windows import ClickHouseWindows
+from agentrun_stream.telemetry.endpoint import Endpoint
+from agentrun_stream.telemetry.logs import make_logger
+from agentrun_stream.telemetry.metrics import Metrics
+
+
+def kafka_address(settings: Settings) -> KafkaAddress:
+    """Where the broker is, by the settings or the running local stack."""
+    kafka = settings.kafka
+    security: dict[str, Any] = {"security_protocol": kafka.security_protocol}
+    if kafka.password is not None:
+        security |= {
+            "sasl_mechanism": kafka.sasl_mechanism,
+            "sasl_plain_username": kafka.username,
+            "sasl_plain_password": kafka.password.get_secret_value(),
+        }
+    return KafkaAddress(kafka_bootstrap(settings), kafka.client_id, kafka.request_timeout_ms, security)
+
+
+def store_address(settings: Settings) -> StoreAddress:
+    """Where the store is, by the settings or the running local stack."""
+    store = settings.clickhouse
+    return StoreAddress(
+        clickhouse_url(settings),
+        store.database,
+        store.user,
+        store.password.get_secret_value() if store.password is not None else "",
+        store.connect_timeout_s,
+        store.insert_timeout_s,
+    )
+
+
+def group_options(settings: Settings) -> GroupOptions:
+    """How a worker is a member of its group."""
+    worker = settings.worker
+    return GroupOptions(
+        worker.group,
+        settings.events_topics,
+        worker.instance_id,
+        worker.session_timeout_ms,
+        worker.rebalance_timeout_ms,
+        worker.max_poll_interval_ms,
+        worker.fetch_max_bytes,
+        worker.fetch_partition_bytes,
+        worker.fetch_wait_ms,
+    )
+
+
+def routes(settings: Settings) -> tuple[dict[str, Route], Route]:
+    """The workspace of each mapped topic, and what holds for the others."""
+    strict = settings.tenancy == "topic"
+    return {topic: Route(name, strict) for topic, name in settings.workspaces.items()}, Route(None, strict)
+
+
+def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger) -> Worker:
+    """A worker on the real broker and store."""
+    kafka, options = kafka_address(settings), settings.worker
+    mapped, default = routes(settings)
+    world = World(
+        KafkaSource(kafka, group_options(settings), log),
+        KafkaPublisher(kafka, options.group),
+        ClickHouseStore(store_address(settings), options.lookup_parallel),
+        SystemClock(),
+        metrics,
+        partition_of,
+        log,
+    )
+    return Worker(
+        world,
+        WorkerOptions(
+            options.instance_id or f"{socket.gethostname()}-{os.getpid()}",
+            options.group,
+            options.topic_epoch,
+            options.batch_records_max,
+            options.batch_wait_ms,
+            options.cache_bytes,
+            mapped,
+            default,
+        ),
+    )
+
+
+async def run_worker(settings: Settings, *, init: bool, beside: Callable[[Worker], Awaitable[None]] | None = None) -> None:
+    """Run one worker until SIGTERM or SIGINT. `beside` runs next to it, for who measures it.
+
+    Raises ConfigError or UnavailableError where it can't start.
+    """
+    log = make_logger(settings.log_level, settings.log_style)
+    kafka, store = kafka_address(settings), store_address(settings)
+    if init:
+        await admin.apply_topics(kafka)
+        await asyncio.to_thread(migrate.migrate, store)
+    await asyncio.to_thread(migrate.check_current, store)
+    await admin.check_input_topics(kafka, settings.events_topics)
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, settings.events_topics)
+    worker = build_worker(settings, metrics, log)
+    first = Part(settings.events_topics[0], 0)
+    refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
+    endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)
+    url = endpoint.start()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    log.info("worker started", metrics=url, group=settings.worker.group)
+    # The loop makes no reference cycles that matter, and the collector costs a third of its speed (measured): objects die
+    # by their reference count. What aiokafka leaves is collected now and then, outside the hot loop.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    background = asyncio.ensure_future(refresher.run())
+    sweeper = asyncio.ensure_future(_collect_now_and_then())
+    watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None
+    try:
+        await worker.run()
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+        refresher.stop()
+        await background
+        sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeper
+        endpoint.stop()
+        log.info("worker stopped")
+
+
+class _Log:
+    """`runtime.audit.AuditLog` over the broker."""
+
+    def __init__(self, address: KafkaAddress) -> None:
+        self._address = address
+
+    def records(self, part: Part, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
+        """See `AuditLog.records`."""
+        return read_partition(self._address, part, Span(start, end))
+
+    async def topic(self, name: str) -> AsyncIterator[Sequence[Record]]:
+        """See `AuditLog.topic`."""
+        async for _, records in read_topic(self._address, name):
+            yield records
+
+
+async def run_audit(settings: Settings, progress: Callable[[str], None] = lambda _text: None) -> Findings:
+    """Audit everything that the group has committed."""
+    kafka, store = kafka_address(settings), store_address(settings)
+    client = await asyncio.to_thread(connect, store)
+    mapped, default = routes(settings)
+    rules = Rules(lambda topic: mapped.get(topic, default), settings.worker.topic_epoch, partition_of)
+    audit = Audit(AuditStore(client), _Log(kafka), rules)
+    lags = await admin.group_lag(kafka, settings.worker.group, settings.events_topics)
+    for lag in lags:
+        if lag.committed is None:
+            continue
+        progress(f"{lag.part.topic}:{lag.part.partition}, {lag.committed - lag.start} records")
+        count = sum(other.part.topic == lag.part.topic for other in lags)
+        await audit.partition(Reach(lag.part, lag.start, lag.committed, count))
+    progress("windows")
+    audit.windows()
+    progress("published runs and dead letters")
+    await audit.published(topics.RUNS)
+    await audit.dead_letters(topics.DEAD_LETTERS)
+    return audit.findings
+
+
+async def _collect_now_and_then() -> None:
+    while True:
+        await asyncio.sleep(60)
+        gc.collect(1)
