@@ -136,7 +136,10 @@ class Store(Protocol):
     """The store as the loop uses it. Errors: StoreError may be tried again, StoreRejectedError may not."""
 
     async def insert(self, table: str, rows: Sequence[bytes]) -> None:
-        """Insert encoded rows by one insert that makes one part. MUST NOT return before it is durable."""
+        """Insert encoded rows, one or more lines in each element, by one insert that makes one part.
+
+        MUST NOT return before it is durable.
+        """
         ...
 
     async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:

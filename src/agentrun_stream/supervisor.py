@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Final
 
 from agentrun_stream.broker.embedded import EmbeddedBroker
-from agentrun_stream.childproc import LOOPBACK, Child, ChildOptions, FolderLock, free_port, private_folder, require_free_port, write_private
+from agentrun_stream.childproc import (
+    LOOPBACK,
+    Child,
+    ChildOptions,
+    FolderLock,
+    free_port,
+    private_folder,
+    require_free_port,
+    write_private,
+)
 from agentrun_stream.config import ENDPOINTS_FILE, Endpoints, find_stack
 from agentrun_stream.errors import AgentrunError, EmbeddedError
 from agentrun_stream.store.embedded import EmbeddedStore
@@ -42,7 +51,6 @@ _LOCAL: Final = {
     "AGENTRUN_CLICKHOUSE__USER": "",
     "AGENTRUN_CLICKHOUSE__PASSWORD": "",
     "AGENTRUN_CLICKHOUSE__PASSWORD_FILE": "",
-    "AGENTRUN_WORKER__INSTANCE_ID": "",
 }
 
 Say = Callable[[str], None]
@@ -89,7 +97,9 @@ class Workers:
         log_file = self._folder / f"worker-{index}.log"
         with suppress(FileNotFoundError):
             log_file.rename(log_file.with_suffix(".log.1"))
-        settings = [f"{name}={value}" for name, value in self._environment.items()]
+        # A static member: one that is started again after a kill has its place at once, and not after the session timed out.
+        environment = {**self._environment, "AGENTRUN_WORKER__INSTANCE_ID": f"local-{index}"}
+        settings = [f"{name}={value}" for name, value in environment.items()]
         # `env` sets them and becomes the worker: the environment itself is the settings' business alone.
         argv = [shutil.which("env") or "/usr/bin/env", *settings, *_command(), "work"]
         argv += ["--data", str(self._folder), "--metrics-port", str(self._ports[index])]
@@ -185,7 +195,9 @@ class Supervisor:
             (options.data / ENDPOINTS_FILE).unlink(missing_ok=True)
             kafka, clickhouse = self._both(self._start_broker, self._start_store)
             self._say(f"Starting {options.workers} worker{'s' if options.workers != 1 else ''}.")
-            self.workers = Workers(options.data, options.workers, local_environment(kafka, clickhouse, options.environment))
+            self.workers = Workers(
+                options.data, options.workers, local_environment(kafka, clickhouse, options.environment)
+            )
             self.workers.start()
             self.workers.wait_ready()
             self.endpoints = self._write_endpoints(kafka, clickhouse)
@@ -232,7 +244,11 @@ class Supervisor:
     def _new_broker(self, port: int | None) -> EmbeddedBroker:
         options = self._options
         return EmbeddedBroker(
-            options.data / "kafka", port=port, cache_dir=options.cache, kafka_home=options.kafka_home, progress=self._say
+            options.data / "kafka",
+            port=port,
+            cache_dir=options.cache,
+            kafka_home=options.kafka_home,
+            progress=self._say,
         )
 
     def _start_store(self) -> str:
@@ -298,11 +314,13 @@ class Supervisor:
                     self._say(f"Worker {index} runs again.")
                 elif first:
                     self._say(
-                        f"Worker {index} ended (exit code {child.exit_code}); starting it again in {backoff.wait_s:g} s. "
+                        f"Worker {index} ended (exit code {child.exit_code}); it starts again in {backoff.wait_s:g} s. "
                         f"{child.log_tail()}"
                     )
 
-    def _mend_service(self, name: str, restart: Callable[[], None], service: EmbeddedBroker | EmbeddedStore | None) -> None:
+    def _mend_service(
+        self, name: str, restart: Callable[[], None], service: EmbeddedBroker | EmbeddedStore | None
+    ) -> None:
         if service is None or service.alive:
             return
         backoff = self._backoff.setdefault(name, _Backoff())
@@ -330,7 +348,9 @@ class Supervisor:
     def _restart_store(self) -> None:
         assert self.endpoints is not None
         self._stop_service(self.store)
-        self.store = EmbeddedStore(self._options.data / "clickhouse", port=int(self.endpoints.clickhouse.rpartition(":")[2]))
+        self.store = EmbeddedStore(
+            self._options.data / "clickhouse", port=int(self.endpoints.clickhouse.rpartition(":")[2])
+        )
         self.store.start()
         self.store.wait_ready()
 
@@ -367,7 +387,7 @@ def local_environment(kafka: str, clickhouse: str, more: Mapping[str, str]) -> d
 
 
 def _command() -> list[str]:
-    """How `agentrun` is called on this interpreter; the words `agentrun work` stand in a worker's command line either way."""
+    """How `agentrun` is called; the words `agentrun work` stand in a worker's command line either way."""
     script = Path(sys.executable).with_name("agentrun")
     if script.exists():
         return [sys.executable, str(script)]

@@ -3,7 +3,9 @@
 Every failure of the broker is an UnavailableError with the next step. Must not live here: records (scan.py, bulk.py).
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,13 +17,14 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError, for_code
 
 from agentrun_stream import topics
 from agentrun_stream.broker.kafka import KafkaAddress, unavailable
-from agentrun_stream.errors import ConfigError
+from agentrun_stream.errors import ConfigError, UnavailableError
 from agentrun_stream.ports import Part
 from agentrun_stream.topics import Topic
 
 REPLICATION_MAX: Final = 3
 TIMESTAMP_TYPE: Final = "message.timestamp.type"
 APPEND_TIME: Final = "LogAppendTime"
+_WAIT_POLL_S: Final = 0.25
 _TOPIC_EXISTS: Final = 36
 _SET_ON_TOPIC: Final = 1  # DescribeConfigs' source of a value that stands on the topic itself
 
@@ -158,6 +161,36 @@ async def group_lag(address: KafkaAddress, group: str, names: Sequence[str]) -> 
     return [GroupLag(Part(*tp), starts[tp], ends[tp], committed.get(tp)) for tp in sorted(parts)]
 
 
+async def wait_stored(
+    address: KafkaAddress,
+    group: str,
+    names: Sequence[str],
+    timeout_s: float,
+    hear: Callable[[int], None] | None = None,
+) -> list[GroupLag]:
+    """Return once the group has committed the end of every partition: the commit comes last, so all of it is stored.
+
+    `hear` is told how many records there are to go. Raises UnavailableError when the time is up.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = await group_lag(address, group, names)
+        if not found:
+            raise ConfigError(f"There is no topic {', '.join(names)} on this broker.", "Run `agentrun topics apply`.")
+        behind = [p for p in found if p.lag]
+        if not behind:
+            return found
+        if hear is not None:
+            hear(sum(p.lag for p in behind))
+        if time.monotonic() >= deadline:
+            where = ", ".join(f"{p.part.topic}:{p.part.partition} has {p.lag} to go" for p in behind[:4])
+            raise UnavailableError(
+                f"Not everything is stored after {timeout_s:g} s: {where}.",
+                "See `agentrun status` for whether a worker runs and why it waits; or give a longer --timeout.",
+            )
+        await asyncio.sleep(_WAIT_POLL_S)
+
+
 async def describe_cluster(address: KafkaAddress) -> Cluster:
     """What the broker says of itself."""
     async with _session(address) as client:
@@ -219,7 +252,7 @@ def _refuse_other_counts(states: Sequence[TopicState], asked: int | None) -> Non
     for state in states:
         if asked is not None and state.partitions not in {None, asked}:
             raise ConfigError(
-                f"The topic {state.name} has {state.partitions} partitions, not {asked}, and a partition count is never "
+                f"The topic {state.name} has {state.partitions} partitions, not {asked}, and a count is never "
                 "changed in place: keys would move, and with them the order of a run's events.",
                 f"Keep it with `--partitions {state.partitions}`; or drain it, and go on with a new topic "
                 "(AGENTRUN_EVENTS_TOPICS) and a topic epoch one higher (AGENTRUN_WORKER__TOPIC_EPOCH).",

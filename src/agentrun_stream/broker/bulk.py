@@ -69,7 +69,11 @@ class BulkProducer:
             await self._stop()
 
     async def send(
-        self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = (), partition: int | None = None
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
     ) -> None:
         """Take one record; it is acknowledged later. Raises UnavailableError once one before it was not."""
         if partition is None:

@@ -21,13 +21,15 @@ _POLL_RECORDS_MAX: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The offsets of one partition to read: from `start` (None: the log start) up to `end`, exclusive (None: the end now)."""
+    """What to read of a partition: from `start` (None: the log start) up to `end`, exclusive (None: the end now)."""
 
     start: int | None = None
     end: int | None = None
 
 
-async def read_partition(address: KafkaAddress, part: Part, span: Span | None = None) -> AsyncIterator[Sequence[Record]]:
+async def read_partition(
+    address: KafkaAddress, part: Part, span: Span | None = None
+) -> AsyncIterator[Sequence[Record]]:
     """The committed records of one partition, in order, a list at a time."""
     async for _, records in read_topic(address, part.topic, {part.partition: span or Span()}):
         yield records
@@ -38,8 +40,8 @@ async def read_topic(
 ) -> AsyncIterator[tuple[Part, Sequence[Record]]]:
     """The committed records of a topic's partitions (None: all), in order per partition, a list at a time.
 
-    It ends by position and not by the last record, so that control records and compacted-away records at the end are no
-    reason to wait. Raises LostOffsetError where the log no longer holds `start`, ConfigError where there is no such topic.
+    It ends by position, not by the last record: control records and compacted-away ones at the end are no reason to
+    wait. Raises LostOffsetError where the log no longer holds `start`, ConfigError where there is no such topic.
     """
     consumer = AIOKafkaConsumer(
         enable_auto_commit=False,

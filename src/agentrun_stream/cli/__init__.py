@@ -1,4 +1,4 @@
-"""The command line. `main` says which extra a missing command needs, so it imports nothing that the base install lacks."""
+"""The command line. `main` says which extra a missing command needs, so it imports nothing beyond the base install."""
 
 import sys
 from typing import Final
@@ -28,7 +28,9 @@ EXIT_CONFIG: Final = 3
 def missing_text(module: str) -> str:
     """What to say of a missing module: one paragraph with the next step."""
     extra = EXTRA_OF.get(module.partition(".")[0], "pipeline")
-    return f"This command needs the package {module}, which is not installed. Run: pip install 'agentrun-stream[{extra}]'"
+    return (
+        f"This command needs the package {module}, which is not installed. Run: pip install 'agentrun-stream[{extra}]'"
+    )
 
 
 def main() -> None:

@@ -7,7 +7,24 @@ from typing import Final
 import typer
 
 from agentrun_stream import __version__
-from agentrun_stream.cli import broker, config, demo, dlq, doctor, migrate, publish, query, refuse, runs, show, status, store, topics, up, wait
+from agentrun_stream.cli import (
+    broker,
+    config,
+    demo,
+    dlq,
+    doctor,
+    migrate,
+    publish,
+    query,
+    refuse,
+    runs,
+    show,
+    status,
+    store,
+    topics,
+    up,
+    wait,
+)
 from agentrun_stream.cli.common import Commands
 from agentrun_stream.cli.output import write
 
@@ -22,7 +39,22 @@ app = typer.Typer(
 
 # In the order of the help page; each module brings one verb, or a group of its own name.
 MODULES: Final = (
-    up, demo, publish, wait, runs, show, query, status, doctor, dlq, refuse, topics, migrate, broker, store, config,
+    up,
+    demo,
+    publish,
+    wait,
+    runs,
+    show,
+    query,
+    status,
+    doctor,
+    dlq,
+    refuse,
+    topics,
+    migrate,
+    broker,
+    store,
+    config,
 )
 for module in MODULES:
     app.add_typer(module.app)

@@ -18,7 +18,8 @@ bench = typer.Typer(name="bench", help="Measure drain rate and freshness on a st
 app.add_typer(bench)
 
 FolderOption = Annotated[
-    Path | None, typer.Option("--folder", help="Where the benchmark's stack lives; default: a temporary folder, removed after.")
+    Path | None,
+    typer.Option("--folder", help="Where the benchmark's stack lives; default: a temporary folder, removed after."),
 ]
 _UNITS: Final = {
     "steps_per_second": "steps/s",
@@ -86,6 +87,10 @@ def _show(work: Callable[[Path], dict[str, Any]], folder: Path | None, output: O
     else:
         rows = [{"figure": k, "value": f"{v:,}", "unit": _UNITS.get(k, "")} for k, v in figures.items()]
         table("", {"figure": "figure", "value": "value", "unit": "unit"}, rows)
-        write("Correct: the audit's residual is 0." if not figures["audit_residual"] else "WRONG: the audit found differences.")
+        write(
+            "Correct: the audit's residual is 0."
+            if not figures["audit_residual"]
+            else "WRONG: the audit found differences."
+        )
     if figures["audit_residual"]:
         raise typer.Exit(EXIT_NO)

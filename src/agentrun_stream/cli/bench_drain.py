@@ -55,7 +55,9 @@ def drain(options: Drain, folder: Path, settings: Settings, say: Say) -> dict[st
     stack = Supervisor(StackOptions(folder, 0, cache=jars_folder(settings.cache), kafka_home=settings.kafka_home), say)
     endpoints = stack.start()
     try:
-        mine = load_settings({"kafka.bootstrap": endpoints.kafka, "clickhouse.url": endpoints.clickhouse, "data": folder})
+        mine = load_settings(
+            {"kafka.bootstrap": endpoints.kafka, "clickhouse.url": endpoints.clickhouse, "data": folder}
+        )
         say(f"Filling the topic: {options.steps:,} steps, {options.open_runs:,} runs open at once.")
         records = asyncio.run(_fill(options, kafka_address(mine)))
         say(f"{records:,} records. Yardstick: raw consumption.")
@@ -137,7 +139,17 @@ async def _some_records(address: KafkaAddress) -> list[tuple[Part, Sequence[Reco
 
 def _worker(records: int, kafka: str, clickhouse: str, folder: Path) -> dict[str, float]:
     environment = os.environ | {"AGENTRUN_KAFKA__BOOTSTRAP": kafka, "AGENTRUN_CLICKHOUSE__URL": clickhouse}
-    command = [sys.executable, "-m", "agentrun_stream.cli", "bench", "worker", "--records", str(records), "--data", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "agentrun_stream.cli",
+        "bench",
+        "worker",
+        "--records",
+        str(records),
+        "--data",
+        str(folder),
+    ]
     with (folder / "bench-worker.log").open("w") as log:
         done = subprocess.run(  # noqa: S603 - our own command line
             command, stdout=subprocess.PIPE, stderr=log, env=environment, timeout=_DRAIN_TIMEOUT_S, check=False

@@ -88,7 +88,9 @@ def freshness(options: Freshness, folder: Path, settings: Settings, say: Callabl
     stack = Supervisor(StackOptions(folder, 1, cache=jars_folder(settings.cache), kafka_home=settings.kafka_home), say)
     endpoints = stack.start()
     try:
-        mine = load_settings({"kafka.bootstrap": endpoints.kafka, "clickhouse.url": endpoints.clickhouse, "data": folder})
+        mine = load_settings(
+            {"kafka.bootstrap": endpoints.kafka, "clickhouse.url": endpoints.clickhouse, "data": folder}
+        )
         watch = _Watch(mine)
         thread = threading.Thread(target=watch.run, daemon=True)
         thread.start()

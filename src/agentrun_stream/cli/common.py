@@ -1,4 +1,4 @@
-"""What commands share: settings and a running stack, options, times, errors. Must not live here: how things are printed."""
+"""What commands share: settings, a running stack, options, times, errors. No printing of answers here."""
 
 import asyncio
 import logging
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
-from clickhouse_connect.driver.client import Client
 from typer.core import TyperGroup
 
 from agentrun_stream.broker.kafka import KafkaAddress
@@ -21,6 +20,7 @@ from agentrun_stream.config import Settings, load_settings
 from agentrun_stream.errors import AgentrunError, ConfigError, UsageError
 from agentrun_stream.ports import Part
 from agentrun_stream.store.client import StoreAddress, connect
+from agentrun_stream.store.queries import Connection
 from agentrun_stream.wiring import kafka_address, store_address
 
 EXIT_NO: Final = 1
@@ -28,7 +28,8 @@ EXIT_DEFECT: Final = 70
 EXIT_INTERRUPTED: Final = 130
 
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the local stack; default: AGENTRUN_DATA, else the user's data folder.")
+    Path | None,
+    typer.Option("--data", help="Folder of the local stack; default: AGENTRUN_DATA, else the user's data folder."),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
@@ -54,7 +55,7 @@ class Commands(TyperGroup):
         except (KeyboardInterrupt, asyncio.CancelledError):
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:  # `agentrun runs | head` has seen enough
-            sys.stdout = None  # type: ignore[assignment]  # nothing is flushed into the closed pipe at exit
+            sys.stdout = None  # nothing is flushed into the closed pipe at exit
             raise typer.Exit(0) from None
         except ModuleNotFoundError as error:
             complain(missing_text(str(error.name)))
@@ -117,7 +118,7 @@ def store_for(data: Path | None) -> tuple[Settings, StoreAddress]:
     return settings, store_address(settings)
 
 
-def client_for(data: Path | None) -> Client:
+def client_for(data: Path | None) -> Connection:
     """A connection to the store that the settings or the running stack name."""
     return connect(store_for(data)[1])
 
@@ -131,7 +132,9 @@ def require_embedded() -> None:
     """Raise ConfigError, naming the extra, unless the embedded broker and store are installed."""
     for module in _EMBEDDED:
         if find_spec(module) is None:
-            raise ConfigError(missing_text(module).partition(" Run: ")[0], "Run: pip install 'agentrun-stream[embedded]'")
+            raise ConfigError(
+                missing_text(module).partition(" Run: ")[0], "Run: pip install 'agentrun-stream[embedded]'"
+            )
 
 
 def since(text: str | None, now: datetime) -> datetime | None:
@@ -154,7 +157,10 @@ def place(text: str) -> tuple[Part, int]:
     """`TOPIC:PARTITION:OFFSET` as a partition and an offset."""
     found = _PLACE.match(text)
     if not found:
-        raise UsageError(f"{printable(text)!r} is not a record's place.", "Write TOPIC:PARTITION:OFFSET, such as agentrun.events.v1:0:42.")
+        raise UsageError(
+            f"{printable(text)!r} is not a record's place.",
+            "Write TOPIC:PARTITION:OFFSET, such as agentrun.events.v1:0:42.",
+        )
     return Part(found[1], int(found[2])), int(found[3])
 
 

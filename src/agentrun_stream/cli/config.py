@@ -22,7 +22,13 @@ def show(data: DataOption = None, output: OutputOption = Output.TABLE) -> None:
         as_json(values)
         return
     rows = [
-        {"name": row.name, "value": values.get(row.name), "unit": row.unit, "variable": row.variable, "meaning": row.meaning}
+        {
+            "name": row.name,
+            "value": values.get(row.name),
+            "unit": row.unit,
+            "variable": row.variable,
+            "meaning": row.meaning,
+        }
         for row in catalogue()
     ]
     columns = {"name": "setting", "value": "value", "unit": "unit", "variable": "variable", "meaning": "meaning"}

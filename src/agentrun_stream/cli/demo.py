@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from agentrun_stream import topics
+from agentrun_stream.broker.admin import wait_stored
 from agentrun_stream.broker.bulk import BulkProducer
 from agentrun_stream.broker.kafka import KafkaAddress
 from agentrun_stream.cli.common import EXIT_NO, DataOption, require_embedded, run, settings_for
 from agentrun_stream.cli.output import Output, OutputOption, as_json, console, make_table, milliseconds, money, say
 from agentrun_stream.cli.up import endpoints_text, stack_options, stopping
-from agentrun_stream.cli.wait import wait_stored
 from agentrun_stream.config import Settings
 from agentrun_stream.store import queries
 from agentrun_stream.store.client import connect
@@ -49,7 +49,9 @@ class Published:
 @app.command(epilog="Example: agentrun demo --runs 500 --exit")
 def demo(
     runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many runs the fleet makes.")] = 2_000,
-    exit_: Annotated[bool, typer.Option("--exit", help="Stop everything afterwards; the exit code says if it was right.")] = False,
+    exit_: Annotated[
+        bool, typer.Option("--exit", help="Stop everything afterwards; exit code 0 if all was right.")
+    ] = False,
     data: DataOption = None,
     workers: Annotated[int, typer.Option(min=1, max=16, help="How many workers to run.")] = 1,
     output: OutputOption = Output.TABLE,
@@ -68,9 +70,9 @@ def demo(
             as_json(shown) if output is Output.JSON else console().print(_screen(shown))
             stop.armed = True
             if not exit_:
-                say("")
-                say(endpoints_text(found, folder).partition("\n\n")[0].replace("\n", "; "))
-                say(f"It stays up until Ctrl-C. Next: `agentrun runs --data {folder}`, `agentrun status --data {folder}`.")
+                for line in ("", *endpoints_text(found, folder).partition("\n\n")[0].splitlines()):
+                    say(line)
+                say(f"It stays up until Ctrl-C. Next: `agentrun runs --data {folder}`, or `status`, `show`, `query`.")
                 supervisor.watch(stop.event)
         finally:
             stop.armed = True
@@ -169,10 +171,14 @@ def _screen(shown: Mapping[str, Any]) -> Group:
         parts += [Text(""), made]
     half, most = (f"{fresh[name]:.2f} s" if fresh[name] is not None else "unknown" for name in ("p50_s", "p99_s"))
     good = not shown["problems"]
+    runs = f"{sums['runs']:,} runs ({sums['open_runs']:,} open)"
+    stored = f"Stored       {runs}, {sums['steps']:,} steps, {sums['evals']:,} evals"
+    rate = shown["records_per_second"]
+    speed = f"Speed        {shown['records']:,} records in {shown['seconds']} s: {rate:,} a second"
     parts += [
         Text(""),
-        Text(f"Stored       {sums['runs']:,} runs ({sums['open_runs']:,} open), {sums['steps']:,} steps, {sums['evals']:,} evals"),
-        Text(f"Speed        {shown['records']:,} records in {shown['seconds']} s: {shown['records_per_second']:,} a second"),
+        Text(stored),
+        Text(speed),
         Text(f"Freshness    half within {half}, 99 % within {most}, publishing as fast as it goes"),
         Text(f"Audit        residual {shown['audit_residual']}", "green" if not shown["audit_residual"] else "red"),
         Text("Everything is as the fleet says." if good else "", "green"),

@@ -82,7 +82,13 @@ def list_(
     elif not rows:
         write("No record was refused." if reason is None else f"No record was refused for {reason}.")
     else:
-        columns = {"reason": "reason", "detail": "detail", "place": "place", "attempt": "attempt", "refused_at": "refused"}
+        columns = {
+            "reason": "reason",
+            "detail": "detail",
+            "place": "place",
+            "attempt": "attempt",
+            "refused_at": "refused",
+        }
         table("", columns, rows, {"refused_at": moment_ms})
         if len(letters) > limit:
             say(f"{len(letters) - limit} older ones are not shown; see them with --limit {len(letters)}.")
@@ -119,7 +125,9 @@ def show(
 def replay(
     data: DataOption = None,
     reason: ReasonOption = None,
-    where: Annotated[list[str] | None, typer.Option("--place", help="Only this TOPIC:PARTITION:OFFSET; may be repeated.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option("--place", help="Only this TOPIC:PARTITION:OFFSET; may be repeated.")
+    ] = None,
     yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -130,7 +138,14 @@ def replay(
     chosen = [letter for letter in letters if not places or letter.place in places]
     acknowledged = run(_send(address, chosen)) if yes and chosen else 0
     if output is Output.JSON:
-        as_json({"chosen": len(chosen), "acknowledged": acknowledged, "dry_run": not yes, "records": [c.row() for c in chosen]})
+        as_json(
+            {
+                "chosen": len(chosen),
+                "acknowledged": acknowledged,
+                "dry_run": not yes,
+                "records": [c.row() for c in chosen],
+            }
+        )
         return
     counts: dict[str, int] = {}
     for letter in chosen:
@@ -139,7 +154,9 @@ def replay(
         rows = [{"reason": r, "records": n} for r, n in counts.items()]
         table("", {"reason": "reason", "records": "records"}, rows)
     if yes:
-        write(f"{acknowledged} records were published again; what is still wrong comes back with its attempt one higher.")
+        write(
+            f"{acknowledged} records were published again; what is still wrong comes back with its attempt one higher."
+        )
     else:
         write(f"A dry run: {len(chosen)} records would be published again. Do it with --yes.")
 
@@ -149,14 +166,16 @@ async def read_letters(address: KafkaAddress, reason: str | None) -> list[Letter
     found = []
     async for _, records in read_topic(address, topics.DEAD_LETTERS):
         for record in records:
-            said = {k.removeprefix(PREFIX): v.decode("utf-8", "replace") for k, v in record.headers if k.startswith(PREFIX)}
+            said = {
+                k.removeprefix(PREFIX): v.decode("utf-8", "replace") for k, v in record.headers if k.startswith(PREFIX)
+            }
             if reason is None or said.get("reason") == reason:
                 found.append(Letter(record, said))
     return sorted(found, key=lambda letter: letter.record.timestamp)
 
 
 def newest_attempts(letters: Sequence[Letter]) -> list[Letter]:
-    """Each refused record once: a crash may have written its letter twice, and a replay that was refused again has a newer one."""
+    """Each refused record once, as last refused: a crash may write a letter twice, a replay may have failed."""
     newest: dict[tuple[str, bytes | None, bytes], Letter] = {}
     for letter in letters:
         digest = hashlib.sha256(letter.record.value or b"").digest()

@@ -62,7 +62,7 @@ class Check:
 
 @app.command(epilog="Example: agentrun doctor -o json")
 def doctor(data: DataOption = None, metrics: MetricsOption = None, output: OutputOption = Output.TABLE) -> None:
-    """Check dependencies, versions, topic settings, clocks and disks, with the fix for each. Exit code 1 on a failure."""
+    """Check dependencies, versions, topic settings, clocks and disks, with the fix; exit code 1 on a failure."""
     settings = settings_for(data)
     checks = list(examine(settings, metrics))
     if output is Output.JSON:
@@ -115,7 +115,9 @@ def _version(distribution: str) -> str:
 
 def _disk(name: str, folder: Path) -> Check:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return _room(name, shutil.disk_usage(existing).free, f"Free some on the disk of {existing}, or choose another with --data.")
+    return _room(
+        name, shutil.disk_usage(existing).free, f"Free some on the disk of {existing}, or choose another with --data."
+    )
 
 
 def _room(name: str, free: int, fix: str) -> Check:
@@ -130,7 +132,12 @@ def _jars(settings: Settings) -> Check:
         return Check("Kafka folder", OK if there else FAIL, str(settings.kafka_home), fix)
     folder = settings.cache / f"kafka-{KAFKA_VERSION}"
     if not folder.is_dir():
-        return Check("Kafka's jars", WARN, "not fetched yet", "`agentrun up` fetches them once; offline, set AGENTRUN_KAFKA_HOME.")
+        return Check(
+            "Kafka's jars",
+            WARN,
+            "not fetched yet",
+            "`agentrun up` fetches them once; offline, set AGENTRUN_KAFKA_HOME.",
+        )
     return Check("Kafka's jars", OK, f"{KAFKA_VERSION} in {folder}")
 
 
@@ -201,18 +208,29 @@ def _clock(name: str, theirs_ms: int | None, source: str, *, ahead_only: bool = 
 
 def _workers(workers: Sequence[WorkerState]) -> Iterator[Check]:
     if not workers:
-        yield Check("workers", WARN, "none is known here", "Start one with `agentrun work`, or name it: --metrics http://host:port.")
+        yield Check(
+            "workers",
+            WARN,
+            "none is known here",
+            "Start one with `agentrun work`, or name it: --metrics http://host:port.",
+        )
     for worker in workers:
         name = f"worker {worker.url}"
         if worker.ready:
             yield Check(name, OK, "ready")
         else:
-            yield Check(name, FAIL, "; ".join(worker.reasons) or worker.state, "Read its log; `agentrun status --watch` follows it.")
+            yield Check(
+                name,
+                FAIL,
+                "; ".join(worker.reasons) or worker.state,
+                "Read its log; `agentrun status --watch` follows it.",
+            )
         rehomed = worker.total("records_rehomed_total") or 0
         if rehomed:
             yield Check(
                 f"producers, by {worker.url}",
                 WARN,
                 f"{rehomed:,.0f} records came without a key or to the wrong partition",
-                "Set murmur2 (librdkafka: partitioner=murmur2_random) and the run id as key in the producer; the worker's log names it.",
+                "In the producer that the worker's log names, set the run id as key, and murmur2 "
+                "(librdkafka: partitioner=murmur2_random).",
             )

@@ -108,7 +108,10 @@ def make_table(title: str, columns: Mapping[str, str], rows: Rows, formats: Form
         # The first column is what a person copies: a run id, a place, a name.
         first = not made.columns
         made.add_column(
-            Text(heading), justify="right" if numeric else "left", no_wrap=not first, overflow="fold" if first else "ellipsis"
+            Text(heading),
+            justify="right" if numeric else "left",
+            no_wrap=not first,
+            overflow="fold" if first else "ellipsis",
         )
     for row in rows:
         made.add_row(*(cell(row.get(name), (formats or {}).get(name)) for name in columns))

@@ -1,7 +1,6 @@
-"""`agentrun refuse TOPIC:PARTITION:OFFSET`: sets an event aside that the store won't take, so that its partition goes on."""
+"""`agentrun refuse PLACE`: sets an event aside that the store won't take, so that its partition goes on."""
 
 import time
-from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import typer
@@ -47,18 +46,25 @@ def refuse(
     client = connect(store_address(settings))
     stands = refused_at(client, part, offset)
     if stands is not None:
-        raise UsageError(f"{where} is refused already ({stands['reason']}).", "The worker goes on by itself; see `agentrun status`.")
+        raise UsageError(
+            f"{where} is refused already ({stands['reason']}).", "The worker goes on by itself; see `agentrun status`."
+        )
     confirm(f"Set {where} ({len(record.value or b'')} bytes) aside for good?", yes=yes)
     mapped, default = routes(settings)
     workspace, run_id = _identity(record, mapped.get(part.topic, default))
     # The ledger first: the other way round, a crash in between would leave its amounts without an event.
     ledger = {("", workspace, run_id, "run"): 0}
-    ledger |= {(r["object_id"], r["workspace"], r["run_id"], r["basis"]): r["_version"] for r in accruals_at(client, part, offset)}
+    ledger |= {
+        (r["object_id"], r["workspace"], r["run_id"], r["basis"]): r["_version"]
+        for r in accruals_at(client, part, offset)
+    }
     zeros = [_zero(part, record, name, version + 1) for name, version in ledger.items()]
     insert(client, "accruals", [rows.row(zero) for zero in zeros])
     insert(client, "refused", [rows.row(_refused(part, record, workspace, keyword))])
     if output is Output.JSON:
-        as_json({"refused": where, "reason": REASON, "text": keyword, "workspace": workspace, "ledger_rows": len(zeros)})
+        as_json(
+            {"refused": where, "reason": REASON, "text": keyword, "workspace": workspace, "ledger_rows": len(zeros)}
+        )
     else:
         write(f"{where} is refused ({REASON}: {keyword}). The worker tries its partition again within seconds.")
 
@@ -67,7 +73,8 @@ async def _record(address: KafkaAddress, part: Part, offset: int) -> Record:
     async for records in read_partition(address, part, Span(offset, offset + 1)):
         return records[0]
     raise UsageError(
-        f"There is no record at {part.topic}:{part.partition}:{offset}.", "The message of the stopped partition names the place."
+        f"There is no record at {part.topic}:{part.partition}:{offset}.",
+        "The message of the stopped partition names the place.",
     )
 
 
@@ -78,7 +85,7 @@ def _identity(record: Record, route: Route) -> tuple[str, str]:
     return event.workspace, event.run_id
 
 
-def _zero(part: Part, record: Record, name: tuple[str, str, str, str], version: int) -> Mapping[str, Any]:
+def _zero(part: Part, record: Record, name: tuple[str, str, str, str], version: int) -> dict[str, Any]:
     object_id, workspace, run_id, basis = name
     return {
         "minute": record.timestamp // 60_000 * 60,
@@ -94,7 +101,7 @@ def _zero(part: Part, record: Record, name: tuple[str, str, str, str], version: 
     }
 
 
-def _refused(part: Part, record: Record, workspace: str, keyword: str) -> Mapping[str, Any]:
+def _refused(part: Part, record: Record, workspace: str, keyword: str) -> dict[str, Any]:
     return {
         "topic": part.topic,
         "partition": part.partition,

@@ -71,7 +71,9 @@ def parse(page: str) -> dict[str, list[Sample]]:
 def _get(url: str, path: str) -> tuple[int, str]:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
-        raise UsageError(f"{printable(url)!r} is no metrics address.", "Write http://host:port, as `agentrun work` prints it.")
+        raise UsageError(
+            f"{printable(url)!r} is no metrics address.", "Write http://host:port, as `agentrun work` prints it."
+        )
     connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT_S)
     try:
         connection.request("GET", path)

@@ -37,7 +37,10 @@ def show(
     client = client_for(data)
     found = find_runs(client, run, workspace)
     if not found:
-        raise UsageError(f"There is no run {printable(run)!r}.", "See `agentrun runs`; a run shows up once its first event is stored.")
+        raise UsageError(
+            f"There is no run {printable(run)!r}.",
+            "See `agentrun runs`; a run shows up once its first event is stored.",
+        )
     if len(found) > 1:
         names = ", ".join(clean(row["workspace"]) for row in found)
         raise UsageError(f"The run {printable(run)!r} is in several workspaces: {names}.", "Name one with --workspace.")
@@ -47,7 +50,7 @@ def show(
         as_json({**row, "steps": steps, "step_count": row["steps"], "evals": evals})
         return
     shown = steps if every else steps[:STEPS_SHOWN_MAX]
-    parts = [_head(row), Text(""), waterfall(shown)]
+    parts: list[Table | Text] = [_head(row), Text(""), waterfall(shown)]
     if len(shown) < len(steps):
         parts.append(Text(f"… and {len(steps) - len(shown)} more steps; see them with --all."))
     if evals:
@@ -68,7 +71,14 @@ def waterfall(steps: Sequence[Row]) -> Table:
         if step["success"] is False:
             what.append(f" ✗ {clean(step['error'] or 'failed', ERROR_CHARS_MAX)}", "red")
         took = Text(milliseconds(step["duration_ms"]) if step["duration_ms"] is not None else "")
-        made.add_row(Text(clean(step["id"], 24)), Text(kind, style), what, Text(_bar(step, begin, end), style), took, _tokens(step))
+        made.add_row(
+            Text(clean(step["id"], 24)),
+            Text(kind, style),
+            what,
+            Text(_bar(step, begin, end), style),
+            took,
+            _tokens(step),
+        )
     return made
 
 
@@ -76,6 +86,7 @@ def _head(row: Row) -> Table:
     made = Table(box=None, show_header=False, pad_edge=False)
     cost = money(row["cost_reported"]) if row["cost_reported"] is not None else "not reported"
     took = milliseconds(row["duration_ms"]) if row["duration_ms"] is not None else None
+    axes = ", ".join(f"{axis} {row[f'verdict_{axis}']}" for axis in ("hash", "signature", "chain"))
     lines = {
         "run": row["id"],
         "workspace": row["workspace"],
@@ -90,7 +101,7 @@ def _head(row: Row) -> Table:
         "cost": cost,
         "tokens": f"{_count(row['input_tokens'])} in, {_count(row['output_tokens'])} out",
         "steps": f"{row['steps']}, {row['failed_tool_calls']} of {row['tool_calls']} tool calls failed",
-        "verdict": f"{row['verdict']} (hash {row['verdict_hash']}, signature {row['verdict_signature']}, chain {row['verdict_chain']})",
+        "verdict": f"{row['verdict']} ({axes})",
         "error": row["error"],
     }
     for name, value in lines.items():

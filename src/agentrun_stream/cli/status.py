@@ -36,7 +36,7 @@ def status(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks, with --watch.")] = 2.0,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show workers, lag, freshness, refused records, open runs and the last audit. Exit code 1 where something is wrong."""
+    """Show workers, lag, freshness, refused records, open runs, the last audit; exit code 1 if something is wrong."""
     settings = settings_for(data)
     if watch and output is Output.TABLE:
         with Live(console=console(), auto_refresh=False) as live:
@@ -59,12 +59,20 @@ def look(settings: Settings, metrics: Sequence[str] | None = None) -> dict[str, 
     urls = list(metrics or (stack.metrics if stack is not None else ()))
     workers = [ask_worker(url) for url in urls]
     problems = [f"worker {w.url}: {reason}" for w in workers for reason in w.reasons]
-    seen: dict[str, Any] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "workers": [_worker(w) for w in workers]}
+    seen: dict[str, Any] = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "workers": [_worker(w) for w in workers],
+    }
     try:
         lag = run(group_lag(kafka_address(settings), settings.worker.group, settings.events_topics))
         seconds = _lag_seconds(workers)
         seen["lag"] = [
-            {"partition": f"{p.part.topic}:{p.part.partition}", "committed": p.committed, "end": p.end, "records": p.lag}
+            {
+                "partition": f"{p.part.topic}:{p.part.partition}",
+                "committed": p.committed,
+                "end": p.end,
+                "records": p.lag,
+            }
             | {"seconds": seconds.get((p.part.topic, str(p.part.partition)))}
             for p in lag
         ]
@@ -112,7 +120,13 @@ def _last_audit(workers: Sequence[WorkerState]) -> dict[str, Any] | None:
 
 
 def _screen(seen: dict[str, Any]) -> Group:
-    columns = {"url": "worker", "state": "state", "consumed": "consumed", "refused": "refused", "cache_runs": "cached runs"}
+    columns = {
+        "url": "worker",
+        "state": "state",
+        "consumed": "consumed",
+        "refused": "refused",
+        "cache_runs": "cached runs",
+    }
     parts: list[Text | Table] = []
     whole = {"consumed": _whole, "refused": _whole, "cache_runs": _whole}
     if seen["workers"]:
@@ -120,16 +134,28 @@ def _screen(seen: dict[str, Any]) -> Group:
     else:
         parts += [Text("No worker is known here: give --metrics http://host:port.", "dim"), Text("")]
     if seen["lag"] is not None:
-        names = {"partition": "partition", "committed": "committed", "end": "end", "records": "lag", "seconds": "seconds"}
+        names = {
+            "partition": "partition",
+            "committed": "committed",
+            "end": "end",
+            "records": "lag",
+            "seconds": "seconds",
+        }
         parts += [make_table("", names, seen["lag"]), Text("")]
     if seen["totals"] is not None:
         sums = seen["totals"]
-        parts.append(Text(f"runs {sums['runs']:,} ({sums['open_runs']:,} open), steps {sums['steps']:,}, evals {sums['evals']:,}"))
+        parts.append(
+            Text(
+                f"runs {sums['runs']:,} ({sums['open_runs']:,} open), steps {sums['steps']:,}, evals {sums['evals']:,}"
+            )
+        )
         parts.append(Text(_freshness_text(seen["freshness"])))
         refused = ", ".join(f"{row['reason']} {row['records']:,}" for row in seen["refused"])
         parts.append(Text(f"refused: {refused or 'none'}"))
     audit = seen["last_audit"]
-    parts.append(Text(f"last audit: {audit['at']}, residual {audit['residual']:.0f}" if audit else "last audit: none known"))
+    parts.append(
+        Text(f"last audit: {audit['at']}, residual {audit['residual']:.0f}" if audit else "last audit: none known")
+    )
     parts += [Text(problem, "red") for problem in seen["problems"]]
     return Group(*parts)
 
@@ -137,7 +163,9 @@ def _screen(seen: dict[str, Any]) -> Group:
 def _freshness_text(row: dict[str, Any]) -> str:
     if row["p50_s"] is None:
         return f"freshness: nothing was stored in the last {row['minutes']} minutes"
-    return f"freshness: half within {row['p50_s']:.2f} s, 99 % within {row['p99_s']:.2f} s (last {row['minutes']} minutes)"
+    return (
+        f"freshness: half within {row['p50_s']:.2f} s, 99 % within {row['p99_s']:.2f} s (last {row['minutes']} minutes)"
+    )
 
 
 def _whole(value: float) -> str:

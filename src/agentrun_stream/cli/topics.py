@@ -15,7 +15,9 @@ app = typer.Typer(name="topics", help="Topics: made, set as they must be, shown.
 @app.command(epilog="Example: agentrun topics apply --partitions 12 --replication 3")
 def apply(
     data: DataOption = None,
-    partitions: Annotated[int | None, typer.Option(min=1, help="Partitions of each topic; default: the table's.")] = None,
+    partitions: Annotated[
+        int | None, typer.Option(min=1, help="Partitions of each topic; default: the table's.")
+    ] = None,
     replication: Annotated[int | None, typer.Option(min=1, help="Copies; default: 3, or as many as brokers.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -24,7 +26,9 @@ def apply(
     wanted = partitions or table_of.BY_NAME[table_of.EVENTS].partitions
     changes = run(apply_topics(address, TopicOptions(wanted, replication, settings.events_topics)))
     rows = [{"topic": c.topic, "action": c.action, "detail": c.detail} for c in changes]
-    as_json(rows) if output is Output.JSON else table("", {"topic": "topic", "action": "action", "detail": "what"}, rows)
+    as_json(rows) if output is Output.JSON else table(
+        "", {"topic": "topic", "action": "action", "detail": "what"}, rows
+    )
 
 
 @app.command(epilog="Example: agentrun topics show -o json")
@@ -35,7 +39,13 @@ def show(data: DataOption = None, output: OutputOption = Output.TABLE) -> None:
     if output is Output.JSON:
         as_json([_as_row(state) for state in states])
         return
-    columns = {"topic": "topic", "state": "state", "partitions": "partitions", "replication": "copies", "differs": "differs"}
+    columns = {
+        "topic": "topic",
+        "state": "state",
+        "partitions": "partitions",
+        "replication": "copies",
+        "differs": "differs",
+    }
     table("", columns, [{**_as_row(state), "differs": _differences(state)} for state in states])
 
 

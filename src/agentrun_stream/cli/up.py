@@ -65,12 +65,16 @@ def endpoints_text(found: Endpoints, data: Path) -> str:
     """What a person wants to know of a stack that answers."""
     lines = [f"Kafka        {found.kafka}", f"ClickHouse   {found.clickhouse}"]
     lines += [f"Metrics      {url}/metrics" for url in found.metrics]
-    lines += [f"Data         {data}", "", "Ready. Next: `agentrun publish FILE`, `agentrun runs`, `agentrun status`. Ctrl-C stops it."]
+    lines += [
+        f"Data         {data}",
+        "",
+        "Ready. Next: `agentrun publish FILE`, `agentrun runs`, `agentrun status`. Ctrl-C stops it.",
+    ]
     return "\n".join(lines)
 
 
 class Stop:
-    """Whether to stop. Until it is armed, a signal interrupts what is being done; then it asks, and a second one ends all."""
+    """Whether to stop. Until armed, a signal interrupts what is being done; then it asks, and a second one ends all."""
 
     def __init__(self) -> None:
         self.event = threading.Event()

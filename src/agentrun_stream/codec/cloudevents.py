@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from agentrun_stream import limits
 from agentrun_stream.codec import json_codec, schemas
-from agentrun_stream.codec.fast import plain_step
 from agentrun_stream.model.event import EVAL, KIND_OF_TYPE, PATCH, RUN, STEP, Event, Refusal, Times
 
 Headers = Sequence[tuple[str, bytes]]
@@ -26,7 +25,7 @@ _STORE_S_MIN: Final = -2_208_988_800.0  # 1900-01-01, the first instant a DateTi
 _STORE_S_MAX: Final = 10_413_791_999.0  # 2299-12-31T23:59:59, its last second
 _DATE_TIME_CHARS: Final = 19
 _VALID: Final = {kind: schemas.validator(kind) for kind in schemas.KINDS}
-_ENVELOPE_KEYS: Final = frozenset({"specversion", "id", "source", "type"})
+_ENVELOPE_KEYS: Final = ("specversion", "id", "source", "type")  # in this order, so that a refusal is always the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,6 @@ def decode(value: bytes | None, key: bytes | None, headers: Headers, append_ms: 
     else is. An event whose record came without a key has its run id from subject or object.
     """
     workspace = route.workspace
-    if not headers and not route.refuse_unmapped and (plain := plain_step(value, key, append_ms, workspace or DEFAULT_WORKSPACE)):
-        return plain
     try:
         if value is None or not value:
             return Refusal("malformed", keyword="empty", workspace=workspace)
@@ -103,7 +100,7 @@ def workspace_of(value: bytes | None, headers: Headers, route: Route) -> str:
         return route.workspace
     claimed: object = None
     if headers:
-        claimed = next((v.decode("utf-8", "replace") for k, v in headers if k == "ce_workspaceid"), None)
+        claimed = next((v.decode("utf-8", "replace") for k, v in headers if k == "ce_workspaceid" and v), None)
     if claimed is None and value and b"workspaceid" in value:
         try:
             obj, _ = json_codec.parse(value)
@@ -116,14 +113,14 @@ def workspace_of(value: bytes | None, headers: Headers, route: Route) -> str:
 def attempt_of(headers: Headers) -> int:
     """How many times this record was sent to the events topic: 1, or what a replay of dead letters wrote."""
     for name, value in headers:
-        if name == ATTEMPT_HEADER and value.isdigit() and len(value) < 6:  # noqa: PLR2004
+        if name == ATTEMPT_HEADER and value and value.isdigit() and len(value) < 5:  # noqa: PLR2004
             return int(value)
     return 1
 
 
 def _binary_attributes(headers: Headers) -> dict[str, Any] | None:
     """The `ce_` headers of the Kafka binding as CloudEvents attributes; None where the record is not in binary mode."""
-    found = {k[3:]: v for k, v in headers if k.startswith("ce_")}
+    found = {k[3:]: v for k, v in headers if k.startswith("ce_") and v is not None}
     if "specversion" not in found:
         return None
     try:

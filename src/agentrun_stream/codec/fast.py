@@ -5,7 +5,7 @@ test holds the two together. Must not live here: any rule that `decode` does not
 """
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -15,17 +15,34 @@ from agentrun_stream.model.event import STEP, TYPE_OF_KIND, Event
 
 STEP_MEMBERS: Final = frozenset(schemas.load_schemas()["step.json"]["properties"])
 _STEP_TYPE: Final = TYPE_OF_KIND[STEP]
-_FUTURE_S: Final = limits.FUTURE_MS_MAX / 1000
+_EARLIEST_S: Final = limits.EARLIEST_TIME_S
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _valid = schemas.validator(STEP)
-_loads, _dumps, _instant = orjson.loads, orjson.dumps, datetime.fromisoformat
+_loads, _dumps, _instant, _new = orjson.loads, orjson.dumps, datetime.fromisoformat, tuple.__new__
 
 
-def plain_step(value: bytes | None, key: bytes | None, append_ms: int, workspace: str) -> Event | None:  # noqa: PLR0911
-    """The event of a plain step, or None where the record is not one. The caller has made sure that it has no headers.
+class PlainStep(NamedTuple):
+    """A decoded step: what an Event says of it, as a tuple, because making one costs a tenth."""
 
-    Written as one function with few calls, because it runs once for almost every record: 4.5 us where the general way
-    takes 8.
+    run_id: str
+    obj: dict[str, Any]
+    source: str
+    time_s: float
+    times: tuple[float | None, float | None]
+    metadata_json: str | None
+
+    def event(self, workspace: str) -> Event:
+        """The same as an Event, for the general fold."""
+        event = Event(STEP, workspace, self.run_id, self.obj, self.source)
+        event.time_s, event.stamped, event.times, event.metadata_json = self.time_s, True, self.times, self.metadata_json
+        return event
+
+
+def plain_step(value: bytes | None, key: bytes | None, latest_s: float) -> PlainStep | None:  # noqa: C901, PLR0911
+    """The step of a plain record, or None where the record is not one. The caller has made sure that it has no headers.
+
+    `latest_s` is the latest time that the object may state. One function with few calls, because it runs once for almost
+    every record: measured at two thirds of the general way.
     """
     if value is None or key is None or len(value) > limits.VALUE_BYTES_MAX:
         return None
@@ -37,36 +54,37 @@ def plain_step(value: bytes | None, key: bytes | None, append_ms: int, workspace
         get = envelope.get
         if get("type") != _STEP_TYPE or get("specversion") != "1.0" or "workspaceid" in envelope:
             return None
-        source, subject, data = get("source"), get("subject"), get("data")
-        if type(source) is not str or not source or type(get("id")) is not str or not envelope["id"]:
+        source, event_id, run_id, data = get("source"), get("id"), get("subject"), get("data")
+        if not source or not event_id or not run_id or type(source) is not str or type(event_id) is not str:
             return None
-        if type(subject) is not str or not subject or subject.encode() != key:
+        if type(run_id) is not str or run_id.encode() != key or not _valid(data) or not STEP_MEMBERS.issuperset(data):
             return None
-        if not _valid(data) or not STEP_MEMBERS.issuperset(data):
-            return None
-        event = Event(STEP, workspace, subject, data, source)
-        metadata = data.get("metadata")
+        member = data.get
+        metadata, metadata_json = member("metadata"), None
         if metadata is not None:
             # The only member that nests: few brackets show that it is not deep.
-            event.metadata_json = text = _dumps(metadata, option=_SORTED).decode()
-            if text.count("{") + text.count("[") >= limits.OBJECT_DEPTH_MAX:
+            metadata_json = _dumps(metadata, option=_SORTED).decode()
+            if metadata_json.count("{") + metadata_json.count("[") >= limits.OBJECT_DEPTH_MAX:
                 return None
-        latest = append_ms / 1000 + _FUTURE_S
-        started, ended, stamp = data.get("started_at"), data.get("ended_at"), get("time")
+        started, ended, stamp = member("started_at"), member("ended_at"), get("time")
         started_s = ended_s = None
         if started is not None:
             started_s = _instant(started).timestamp()
-            if not limits.EARLIEST_TIME_S <= started_s <= latest:
+            if not _EARLIEST_S <= started_s <= latest_s:
                 return None
         if ended is not None:
             ended_s = _instant(ended).timestamp()
-            if not limits.EARLIEST_TIME_S <= ended_s <= latest:
+            if not _EARLIEST_S <= ended_s <= latest_s:
                 return None
-        if stamp is None or (stamp != ended and stamp != started):
+        if stamp is None:
             return None
-        event.time_s = ended_s if stamp == ended else started_s  # type: ignore[assignment]
-    except (ValueError, TypeError, UnicodeEncodeError):
+        if stamp == ended:
+            time_s = ended_s
+        elif stamp == started:
+            time_s = started_s
+        else:
+            return None
+    except (ValueError, TypeError):
         return None
-    event.stamped = True
-    event.times = (started_s, ended_s)
-    return event
+    step: PlainStep = _new(PlainStep, (run_id, data, source, time_s, (started_s, ended_s), metadata_json))
+    return step

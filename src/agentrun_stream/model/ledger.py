@@ -12,6 +12,7 @@ from agentrun_stream.model import money
 from agentrun_stream.model.run import Accrual, RunState, Snapshot, Usage
 
 TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "total_tokens")
+_NOTHING: Final[dict[str, Any]] = {}
 _new = tuple.__new__
 
 
@@ -30,42 +31,40 @@ def step_usage(obj: dict[str, Any]) -> Usage | None:
         return None if total is None else Usage(None, None, None, None, None, None, total)
     get = usage.get
     provider, model = get("provider"), get("model")
+    tokens = (get("input_tokens"), get("output_tokens"), get("cache_read_tokens"), get("cache_write_tokens"))
+    for count_ in tokens:
+        # Open metadata, which the schema does not look into: what is no count is no fact.
+        if count_ is not None and (type(count_) is not int or not 0 <= count_ <= limits.TOKENS_MAX):
+            tokens = tuple(t if type(t) is int and 0 <= t <= limits.TOKENS_MAX else None for t in tokens)
+            break
     found: Usage = _new(
         Usage,
         (
             provider if type(provider) is str else None,
             model if type(model) is str else None,
-            _stated(get("input_tokens")),
-            _stated(get("output_tokens")),
-            _stated(get("cache_read_tokens")),
-            _stated(get("cache_write_tokens")),
+            *tokens,
             total,
         ),
     )
     return found
 
 
-def _stated(tokens: Any) -> int | None:
-    """A count in open metadata, which the schema does not look into: what is no count is no fact."""
-    return tokens if type(tokens) is int and 0 <= tokens <= limits.TOKENS_MAX else None
-
-
 def book_step(state: RunState, step_id: str, new: Usage | None, old: Usage | None) -> Accrual:
     """What a step brought: its usage less what the same step had before. One of the two is given."""
-    doc = state.snap.doc if state.snap is not None else {}
+    get = state.snap.doc.get if state.snap is not None else _NOTHING.get
     said = new or old
     assert said is not None
-    tokens: Sequence[int | None] = new[2:] if old is None and new is not None else _differences(new, old)
+    tokens: Sequence[int | None] = said[2:] if old is None else _differences(new, old)
     accrual: Accrual = _new(
         Accrual,
         (
             step_id,
             "step",
-            doc.get("agent_id"),
-            said.model or doc.get("model"),
-            said.provider or doc.get("provider"),
-            doc.get("runtime"),
-            doc.get("trigger"),
+            get("agent_id"),
+            said[1] or get("model"),
+            said[0] or get("provider"),
+            get("runtime"),
+            get("trigger"),
             *tokens,
             None,
         ),
@@ -91,6 +90,8 @@ def run_tokens(doc: dict[str, Any]) -> list[int | None]:
 def book_snapshot(snap: Snapshot, old_doc: dict[str, Any], old_raw: str | None) -> list[Accrual]:
     """What a changed snapshot brought; nothing where neither it nor the one before states any amount."""
     doc = snap.doc
+    if not doc.get("cost") and not old_doc.get("cost"):
+        return []
     tokens = [_minus(n, o) for n, o in zip(run_tokens(doc), run_tokens(old_doc), strict=True)]
     cost: Decimal | None = money.difference(money.amount(snap.cost_raw), money.amount(old_raw))
     if cost is None and all(t is None for t in tokens):
@@ -104,12 +105,16 @@ def step_tokens(state: RunState) -> list[int | None]:
     """The sums of the steps' usage, in the order of TOKENS; None where no step states the member."""
     totals: list[int | None] = [None] * len(TOKENS)
     for step in state.steps.values():
-        usage = step[7]
-        if usage is not None:
-            for i, tokens in enumerate(usage[2:]):
-                if tokens is not None:
-                    totals[i] = (totals[i] or 0) + tokens
+        if step.usage is not None:
+            add_tokens(totals, step.usage)
     return totals
+
+
+def add_tokens(totals: list[int | None], usage: Usage) -> None:
+    """Add the usage of one call to sums in the order of TOKENS; what it does not state stays as it is."""
+    for i, tokens in enumerate(usage[2:]):
+        if tokens is not None:
+            totals[i] = (totals[i] or 0) + tokens
 
 
 def sums(state: RunState) -> dict[str, Any]:

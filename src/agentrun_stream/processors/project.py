@@ -13,7 +13,7 @@ from agentrun_stream.codec.canonical import run_hash
 from agentrun_stream.codec.cloudevents import time_s
 from agentrun_stream.model import ledger, money
 from agentrun_stream.model.ledger import TOKENS
-from agentrun_stream.model.run import CLOSED_BY_LEASE, RunState, Snapshot, offset_of, projection_version
+from agentrun_stream.model.run import RunState, Snapshot, offset_of, projection_version
 from agentrun_stream.model.verdict import Verdict, judge
 
 # Members of an AgentRun that are columns of their own, as they are.
@@ -37,8 +37,9 @@ _PROVENANCE: Final = ("run_hash", "parent_run_hash", "model_version", "config_ha
 _OWN: Final = frozenset(
     (*_PLAIN, "id", "status", "started_at", "ended_at", "steps", "tools_available", "cost", "provenance", "eval")
 ) | {"workspace_id", "tags", "metadata"}
+_STEP_TOKENS: Final = tuple(f"step_{name}" for name in TOKENS[:4])
 _NO_SUMS: Final[dict[str, int | None]] = dict.fromkeys(
-    ("steps", "tool_calls", "failed_tool_calls", "failed_steps", *(f"step_{n}" for n in TOKENS[:4]))
+    ("steps", "tool_calls", "failed_tool_calls", "failed_steps", *_STEP_TOKENS)
 )
 
 
@@ -58,16 +59,19 @@ def project(state: RunState, topic: str, partition: int) -> Projection | None:
     if snap is None and not state.evals:
         return None
     snap = snap or _nothing(state)
-    pos = state.pos if state.closed else max([snap.pos, *(e.pos for e in state.evals.values())])
-    counted = _step_sums(state) if state.closed else _NO_SUMS
+    pos = state.pos if state.closed else max((e.pos for e in state.evals.values()), default=0)
+    pos = max(pos, snap.pos)
     row = {
         "workspace": state.workspace,
         "run_id": state.run_id,
         "status": snap.status,
         **_members(snap),
         **_verdict(judge(snap.doc, run_hash(snap.doc), closed=state.closed)),
-        **counted,
-        **_event_facts(state, snap),
+        **(_closed_facts(state, snap) if state.closed else _open_facts(state, snap)),
+        "steps_refused": snap.steps_refused,
+        "closed_by": snap.closed_by,
+        "reopened": snap.reopened,
+        "corrections": snap.corrections,
         "revision": offset_of(pos),
         "projection": 0,
         "topic": topic,
@@ -94,7 +98,7 @@ def _members(snap: Snapshot) -> dict[str, Any]:
     workspace_id, metadata = get("workspace_id"), get("metadata")
     row["workspace_id"] = None if workspace_id is None else str(workspace_id)
     row["metadata"] = None if metadata is None else json_codec.canonical(metadata)
-    row["extra"] = json_codec.canonical({k: doc[k] for k in doc if k not in _OWN}) if doc.keys() - _OWN else None
+    row["extra"] = None if _OWN.issuperset(doc) else json_codec.canonical({k: doc[k] for k in doc if k not in _OWN})
     row.update(zip(TOKENS, ledger.run_tokens(doc), strict=True))
     row["cost_reported_raw"] = snap.cost_raw
     row["cost_reported"] = money.text(money.amount(snap.cost_raw))
@@ -126,42 +130,46 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _step_sums(state: RunState) -> dict[str, int | None]:
+def _closed_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
+    """What a closed run's row says of all its objects, in one pass over its steps."""
     calls = failed_calls = failed = 0
-    for step in state.steps.values():
-        if step[6] is False:
-            failed += 1
-        if step[5] == "tool_call":
+    first, last = snap.first_append_ms, snap.append_ms
+    totals: list[int | None] = [None] * len(TOKENS)
+    for _, _, _, first_ms, append_ms, kind, success, usage in state.steps.values():
+        if kind == "tool_call":
             calls += 1
-            failed_calls += step[6] is False
-    tokens = ledger.step_tokens(state)
+            failed_calls += success is False
+        failed += success is False
+        first = min(first, first_ms)
+        last = max(last, append_ms)
+        if usage is not None:
+            ledger.add_tokens(totals, usage)
     return {
         "steps": len(state.steps),
         "tool_calls": calls,
         "failed_tool_calls": failed_calls,
         "failed_steps": failed,
-        **{f"step_{name}": tokens[i] for i, name in enumerate(TOKENS[:4])},
+        **dict(zip(_STEP_TOKENS, totals, strict=False)),
+        **_eval_facts(state, first, last),
     }
 
 
-def _event_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
+def _open_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
+    """What an open run's row says: nothing of its steps, which the view `runs_open` counts when it is asked."""
+    return _NO_SUMS | _eval_facts(state, snap.first_append_ms, snap.append_ms)
+
+
+def _eval_facts(state: RunState, first_ms: int, last_ms: int) -> dict[str, Any]:
     evals = state.evals.values()
-    newest = max(evals, key=lambda e: e.pos, default=None)
-    if state.closed:
-        first, last = state.first_append_ms, state.last_append_ms
-    else:
-        first = min([snap.first_append_ms, *(e.first_append_ms for e in evals)])
-        last = max([snap.append_ms, *(e.append_ms for e in evals)])
+    for fact in evals:
+        first_ms, last_ms = min(first_ms, fact.first_append_ms), max(last_ms, fact.append_ms)
+    newest = max(evals, key=lambda e: e.pos) if evals else None
     return {
         "eval": None if newest is None else json_codec.canonical(newest.doc),
-        "evals": len(state.evals),
+        "evals": len(evals),
         "evals_passed": sum(e.doc["pass"] is True for e in evals),
-        "steps_refused": snap.steps_refused,
-        "closed_by": snap.closed_by,
-        "reopened": snap.reopened,
-        "corrections": snap.corrections,
-        "first_event_at": first / 1000,
-        "last_event_at": last / 1000,
+        "first_event_at": first_ms / 1000,
+        "last_event_at": last_ms / 1000,
     }
 
 
@@ -197,8 +205,3 @@ def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: in
         **dict(zip(TOKENS, tokens, strict=True)),
         "cost_reported": row["cost_reported"],
     }
-
-
-def is_lease_timeout(row: dict[str, Any]) -> bool:
-    """Whether a run's row says `timeout` because nothing more came, and not because its runtime said so."""
-    return bool(row["closed_by"] == CLOSED_BY_LEASE)

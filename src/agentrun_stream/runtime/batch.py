@@ -7,19 +7,22 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from agentrun_stream import limits
 from agentrun_stream.codec.cloudevents import (
     ATTEMPT_HEADER,
+    DEFAULT_WORKSPACE,
     FIRST_SEEN_HEADER,
     Route,
     attempt_of,
     decode,
     workspace_of,
 )
+from agentrun_stream.codec.fast import PlainStep, plain_step
 from agentrun_stream.model.event import EXPIRE, Event, Refusal
 from agentrun_stream.model.run import RunState, position
 from agentrun_stream.pipeline import fold, project, run_record
 from agentrun_stream.ports import Outgoing, Part, Record, RunKey
-from agentrun_stream.processors.fold import LATE, REPEATED, STALE, Folded, Place
+from agentrun_stream.processors.fold import FOLDED, LATE, REPEATED, STALE, Folded, Place, fold_new_step
 from agentrun_stream.processors.publish import run_key
 from agentrun_stream.runtime.cache import Cache
 from agentrun_stream.store import rows
@@ -27,6 +30,7 @@ from agentrun_stream.store import rows
 CHUNK_RECORDS: Final = 256
 ALREADY: Final = "already_folded"
 _DLQ: Final = "agentrun.dlq."
+_FUTURE_S: Final = limits.FUTURE_MS_MAX / 1000
 
 Loader = Callable[[Sequence[RunKey]], Awaitable[dict[RunKey, RunState]]]
 HomeOf = Callable[[bytes], int]
@@ -82,6 +86,7 @@ class Batch:
     started_ms: int
     parts: dict[Part, PartBatch] = field(default_factory=dict)
     rows: dict[str, list[bytes]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     ended: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -94,13 +99,20 @@ class Batch:
         """Records in the batch."""
         return sum(p.records for p in self.parts.values())
 
-    def count(self, outcome: str) -> None:
-        """Count one event's outcome."""
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+    def count(self, outcome: str, times: int = 1) -> None:
+        """Count the outcome of an event, or of several."""
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + times
 
     def put(self, table: str, row: bytes) -> None:
         """Add one encoded row."""
         self.rows.setdefault(table, []).append(row)
+        self.counts[table] = self.counts.get(table, 0) + 1
+
+    def put_all(self, table: str, encoded: list[bytes]) -> None:
+        """Add many rows as one element: thousands of small buffers that live until the checkpoint tear the heap apart."""
+        if encoded:
+            self.rows.setdefault(table, []).append(b"\n".join(encoded))
+            self.counts[table] = self.counts.get(table, 0) + len(encoded)
 
 
 class PartFolder:
@@ -166,52 +178,83 @@ class PartFolder:
     def _chunk(self, records: Sequence[Record], at: int, end: int, part: PartBatch) -> tuple[int, RunKey | None]:
         """Fold records from `at` up to `end`; stop early, with its key, at a run that is neither cached nor looked up.
 
-        The hot loop: everything it needs is a local name, and a step of an open run leaves nothing behind but its rows.
+        The hot loop: everything it needs is a local name, and a new step of an open run leaves nothing behind but its
+        fact and its rows. Whatever is not that goes through `_one`.
         """
         batch, assigned, origin = self._batch, self._assigned, self._origin
         runs, route, refused, epoch = assigned.cache.runs, assigned.route, assigned.refused, position(assigned.epoch, 0)
-        number, seen, outcomes = batch.number, self._seen, batch.outcomes
-        objects, accruals = batch.rows.setdefault("run_objects", []), batch.rows.setdefault("accruals", [])
-        step_row, accrual_row, new_place = rows.step_row, rows.accrual_row, tuple.__new__
+        workspace, number, seen = route.workspace or DEFAULT_WORKSPACE, batch.number, self._seen
+        fast = not route.refuse_unmapped and not refused
+        objects: list[bytes] = []
+        accruals: list[bytes] = []
+        step_row, accrual_row, folded = rows.step_row, rows.accrual_row, 0
+        missing: RunKey | None = None
         for i in range(at, end):
             record = records[i]
-            offset, append_ms = record.offset, record.timestamp
-            event = decode(record.value, record.key, record.headers, append_ms, route)
-            if type(event) is Refusal:
-                self._refuse(record, event, part)
-                continue
-            state = runs.get((event.workspace, event.run_id))
-            if state is None:
-                if self._is_misplaced(record, event, part):
+            append_ms = record.timestamp
+            step = plain_step(record.value, record.key, append_ms / 1000 + _FUTURE_S) if fast and not record.headers else None
+            if step is not None and (state := runs.get((workspace, step[0]))) is not None:
+                pos = epoch | record.offset
+                if pos > state.pos and (new := fold_new_step(state, step, pos, append_ms)) is not None:
+                    folded += 1
+                    if state.mark != number:
+                        state.mark = number
+                        seen.append(state)
+                    fact, accrual = new
+                    objects.append(step_row(state, (step[1]["id"], step[1], step[4], fact), step[5], origin))
+                    if accrual is not None:
+                        accruals.append(accrual_row(state, accrual, (record.offset, append_ms), origin))
                     continue
-                return i, (event.workspace, event.run_id)
-            if record.key is None:
-                self._rehome(record, event, part)
-                continue
-            if state.mark != number:
-                state.mark = number
-                seen.append(state)
-            pos = epoch | offset
-            if refused and offset in refused:
-                self._refuse_again(record, event, state, part)
-                continue
-            if pos <= state.pos:
-                outcomes[ALREADY] = outcomes.get(ALREADY, 0) + 1
-                self._touch(state, None)
-                continue
-            snap = state.snap
-            was_closed = snap is not None and snap.closed_by is not None
-            folded = fold(state, event, new_place(Place, (pos, append_ms)))
-            outcomes[folded.outcome] = outcomes.get(folded.outcome, 0) + 1
-            for step in folded.steps:
-                objects.append(step_row(state, step, event.metadata_json, origin))
-            for accrual in folded.accruals:
-                accruals.append(accrual_row(state, accrual, (offset, append_ms), origin))
+            missing = self._one(record, step, part, (objects, accruals))
+            if missing is not None:
+                end = i
+                break
+        batch.put_all("run_objects", objects)
+        batch.put_all("accruals", accruals)
+        batch.count(FOLDED, folded)
+        return end, missing
+
+    def _one(
+        self, record: Record, step: PlainStep | None, part: PartBatch, out: tuple[list[bytes], list[bytes]]
+    ) -> RunKey | None:
+        """One record in the general way. Returns the run's key, with nothing done, where the run has to be looked up."""
+        assigned, origin, append_ms = self._assigned, self._origin, record.timestamp
+        if step is not None:
+            event: Event | Refusal = step.event(assigned.route.workspace or DEFAULT_WORKSPACE)
+        else:
+            event = decode(record.value, record.key, record.headers, append_ms, assigned.route)
+        if isinstance(event, Refusal):
+            self._refuse(record, event, part)
+            return None
+        if record.key is None:
+            self._rehome(record, event, part)
+            return None
+        state = assigned.cache.runs.get((event.workspace, event.run_id))
+        if state is None:
+            if assigned.home_of(record.key) == assigned.part.partition:
+                return event.workspace, event.run_id
+            self._rehome(record, event, part)
+            return None
+        if state.mark != self._batch.number:
+            state.mark = self._batch.number
+            self._seen.append(state)
+        pos = position(assigned.epoch, record.offset)
+        if record.offset in assigned.refused:
+            self._refuse_again(record, event, state, part)
+        elif pos <= state.pos:
+            self._batch.count(ALREADY)
+            self._touch(state)
+        else:
+            was_closed = state.closed
+            folded = fold(state, event, Place(pos, append_ms))
+            self._batch.count(folded.outcome)
+            out[0].extend(rows.step_row(state, s, event.metadata_json, origin) for s in folded.steps)
+            out[1].extend(rows.accrual_row(state, a, (record.offset, append_ms), origin) for a in folded.accruals)
             if folded.run or folded.evals or was_closed:
                 self._note(state, event, folded, was_closed=was_closed)
             if folded.refusal is not None:
                 self._refuse(record, folded.refusal, part)
-        return end, None
+        return None
 
     def _note(self, state: RunState, event: Event, folded: Folded, *, was_closed: bool) -> None:
         if not folded.changed:
@@ -226,10 +269,11 @@ class PartFolder:
             self._evals.setdefault(key, set()).update(folded.evals)
         self._touched[key] = state
 
-    def _touch(self, state: RunState, was_closed: bool | None) -> None:
+    def _touch(self, state: RunState) -> None:
+        """The run is projected and announced again: the crash that made us read this again may have come before that."""
         key = (state.workspace, state.run_id)
         self._touched[key] = state
-        self._was_closed.setdefault(key, state.closed if was_closed is None else was_closed)
+        self._was_closed.setdefault(key, state.closed)
 
     def _finish(self, part: PartBatch) -> None:
         """Once per run that the batch changed: its own object, its evals, its projection, its record."""
@@ -264,12 +308,6 @@ class PartFolder:
             batch.ended[end] = batch.ended.get(end, 0) + 1
 
     # ---- what is not folded here
-
-    def _is_misplaced(self, record: Record, event: Event, part: PartBatch) -> bool:
-        if record.key is not None and self._assigned.home_of(record.key) == self._assigned.part.partition:
-            return False
-        self._rehome(record, event, part)
-        return True
 
     def _rehome(self, record: Record, event: Event, part: PartBatch) -> None:
         self._batch.count("rehomed")

@@ -64,7 +64,7 @@ class Checkpointer:
                 self._metrics.insert_seconds.observe(spent, table=table, outcome=outcome)
 
         await insist(self._clock, once, self._waits("store"), self._keeps(batch))
-        self._metrics.rows_inserted.inc(len(encoded), table=table)
+        self._metrics.rows_inserted.inc(batch.counts.get(table, len(encoded)), table=table)
 
     def _waits(self, what: str) -> Waiting:
         return lambda seconds, error: self.say(what, seconds, error)

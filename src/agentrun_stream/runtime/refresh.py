@@ -90,6 +90,7 @@ class Refresher:
             log.info("windows are refreshed again")
         self._failures = 0
         self._finished_s = self._clock.monotonic_s()
+        self._metrics.window_age_seconds.set(0)
         self._metrics.window_refresh_seconds.observe(done.seconds)
         self._metrics.rows_inserted.inc(done.rows, table="cost_windows")
         return done.more

@@ -20,6 +20,7 @@ from agentrun_stream.ports import Part
 from agentrun_stream.store.client import fetch, translated
 from agentrun_stream.store.sql import literal
 
+Connection = Client
 Row = dict[str, Any]
 
 # Amounts stay exact and times carry their zone, whoever reads the JSON.
@@ -78,7 +79,10 @@ def list_runs(client: Client, wanted: RunFilter) -> list[Row]:
 def find_runs(client: Client, run_id: str, workspace: str | None = None) -> list[Row]:
     """The runs of this id, whole, one per workspace."""
     more = f"AND workspace = {literal(workspace)}" if workspace is not None else ""
-    rows = ask(client, f"SELECT * EXCEPT (_version) FROM runs_latest WHERE run_id = {literal(run_id)} {more} ORDER BY workspace")
+    rows = ask(
+        client,
+        f"SELECT * EXCEPT (_version) FROM runs_latest WHERE run_id = {literal(run_id)} {more} ORDER BY workspace",
+    )
     _count_open(client, rows)
     return rows
 
@@ -143,7 +147,8 @@ def totals(client: Client) -> Row:
     """How much there is: runs, open runs, steps, evals, refused records, offsets covered by the journal."""
     return ask(
         client,
-        """SELECT (SELECT count() FROM runs_latest) AS runs, (SELECT count() FROM runs_latest WHERE closed_by IS NULL) AS open_runs,
+        """SELECT (SELECT count() FROM runs_latest) AS runs,
+            (SELECT count() FROM runs_latest WHERE closed_by IS NULL) AS open_runs,
             (SELECT count() FROM steps_latest) AS steps, (SELECT count() FROM evals_latest) AS evals,
             (SELECT count() FROM refused FINAL) AS refused""",
     )[0]
@@ -165,7 +170,8 @@ def freshness(client: Client, minutes: int = 15) -> Row:
                 arrayJoin([first_appended_at, last_appended_at]) AS appended_at,
                 greatest(0, dateDiff('millisecond', appended_at, written_at)) / 1000 AS age
             FROM batches FINAL
-            WHERE written_at > now64(3) - INTERVAL {int(minutes)} MINUTE AND toUnixTimestamp64Milli(last_appended_at) > 0
+            WHERE written_at > now64(3) - INTERVAL {int(minutes)} MINUTE
+                AND toUnixTimestamp64Milli(last_appended_at) > 0
         )""",
     )[0] | {"minutes": minutes}
 
@@ -240,7 +246,7 @@ def passthrough(client: Client, sql: str) -> Answer:
             return Answer((), (), ())
         raw = client.raw_query(statement, fmt="JSONCompact", settings=dict(_ANSWER))
     except (ClickHouseError, HTTPError, OSError) as error:
-        known = translated(error, client.url)
+        known = translated(error, str(getattr(client, "url", "")))
         if isinstance(known, StoreRejectedError):
             raise UsageError(f"The store refuses: {_own_words(str(error))}", "Tables and views: SHOW TABLES.") from None
         raise known from None
@@ -252,6 +258,6 @@ def passthrough(client: Client, sql: str) -> Answer:
 
 
 def _own_words(text: str) -> str:
-    """The store's message without the driver's words around it. The statement is the user's own, so it may be quoted."""
+    """The store's message without the driver's around it. The statement is the user's own, so it may be quoted."""
     found = _SERVER_WORDS.search(text)
     return (found.group(1) if found else text).strip()[:_WORDS_MAX]

@@ -48,7 +48,7 @@ WHERE topic = {topic} AND partition = {partition} AND offset >= {offset}
 def load_runs(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
     """The states of these runs, at most LOOKUP_IDS_MAX of them; unknown ones are left out."""
     found: dict[RunKey, RunState] = {}
-    listed = ", ".join(f"({literal(w)}, {literal(r)})" for w, r in keys)
+    listed = ", ".join(f"({_key_text(w)}, {_key_text(r)})" for w, r in keys)
     for row in rows_of(client, _OBJECTS.format(keys=listed)):
         key = (row[0], row[1])
         state = found.get(key)
@@ -56,6 +56,11 @@ def load_runs(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
             state = found[key] = RunState(*key)
         add_object(state, row)
     return found
+
+
+def _key_text(text: str) -> str:
+    """A key as SQL. The embedded store refuses statements in which a control character stands, however it is escaped."""
+    return literal(text) if text.isprintable() else f"unhex('{text.encode().hex()}')"
 
 
 def rows_of(client: Client, sql: str) -> Iterator[list[Any]]:

@@ -207,7 +207,7 @@ def accrual_row(run: RunState, accrual: Accrual, place: tuple[int, int], origin:
             run.workspace,
             run.run_id,
             *accrual[1:12],
-            money.text(accrual[12]),
+            None if accrual[12] is None else money.text(accrual[12]),
             append_ms / MS,
             0,
         )

@@ -26,4 +26,4 @@ def fold_batch(part: Part, records: Sequence[Record]) -> Batch:
 
 def encoded_steps(part: Part, records: Sequence[Record]) -> Sequence[bytes]:
     """The rows of `run_objects` that these records make."""
-    return fold_batch(part, records).rows.get("run_objects", [])
+    return b"\n".join(fold_batch(part, records).rows.get("run_objects", [])).splitlines()

@@ -1,0 +1,183 @@
+"""The audit: quiet on what the pipeline wrote, and it names whatever somebody changed by hand, row by row."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from agentrun_stream.testing.events import eval_event, run_event, step_event
+from agentrun_stream.testing.stack import Stack
+from integration.harness import Lane, Place, Sent, lane, run_on
+
+pytestmark = pytest.mark.stack
+
+RUN = run_on(1, "audited")
+OPEN = run_on(1, "audited-open")
+BAD = b"not JSON"
+
+
+@dataclass
+class Loaded:
+    """A lane that holds a small load, and where one of its refused and one of its accepted records stand."""
+
+    lane: Lane
+    bad: Place
+    accepted: Place
+
+
+@pytest.fixture(scope="module")
+def loaded(agentrun_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    with lane(agentrun_stack, tmp_path_factory.mktemp("audit"), "audited") as made:
+        made.start()
+        usage = {"usage": {"model": "m", "input_tokens": 5, "output_tokens": 7}}
+        cost = {"input_tokens": 5, "output_tokens": 7, "cost_usd": 0.25}
+        records: list[Sent | bytes] = [
+            run_event(RUN, status="running"),
+            step_event(RUN, "a", metadata=usage),
+            step_event(RUN, "b", success=False, error="no"),
+            eval_event(RUN),
+            run_event(RUN, cost=cost),
+            run_event(OPEN, status="running"),
+            step_event(OPEN, "c"),
+        ]
+        places = made.produce([*records, Sent(BAD, RUN.encode())])
+        for other in range(4):  # something on every partition
+            made.produce([run_event(run_on(other, "audited-other"))])
+        made.wait()
+        made.stop()  # its last pass over the windows is done; nobody repairs what the tests change
+        yield Loaded(made, places[-1], places[1])
+
+
+def quiet(made: Lane) -> None:
+    told = made.agentrun("audit")
+    assert told.code == 0, told.out
+    assert told.out.rstrip().endswith("residual 0.")
+
+
+def loud(made: Lane, *words: str) -> list[dict[str, Any]]:
+    """The audit exits with 1 and names the row, for people and for programs."""
+    told = made.agentrun("audit")
+    assert told.code == 1, told.out
+    code, found = made.audit()
+    assert code == 1
+    assert found["residual"] == len(found["differences"]) > 0
+    for word in words:
+        assert word in told.out, (word, told.out)
+    differences: list[dict[str, Any]] = found["differences"]
+    return differences
+
+
+DELETED = [
+    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'step' AND object_id = 'a'", (RUN, "step a"), id="step"),
+    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'run'", (RUN, "run_objects"), id="snapshot"),
+    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'eval'", (RUN, "eval"), id="eval"),
+    pytest.param("runs", f"run_id = '{RUN}'", (RUN, "runs", "no row"), id="run"),
+    pytest.param("runs", f"run_id = '{OPEN}'", (OPEN, "runs", "no row"), id="open run"),
+    pytest.param("settlements", f"run_id = '{RUN}'", (RUN, "settlements", "no row"), id="settlement"),
+    pytest.param("accruals", f"run_id = '{RUN}' AND object_id = 'a'", (RUN, "accruals", "audited.v1:1:"), id="accrual"),
+    pytest.param("refused", "partition = 1", ("refused", "malformed", "no row"), id="refused"),
+    pytest.param("batches", "partition = 1", ("batches", "audited.v1:1:0-", "not covered"), id="journal"),
+    pytest.param("cost_windows", "runs > 0 AND workspace != ''", ("cost_windows", "settled minute"), id="window"),
+]
+
+
+@pytest.mark.parametrize(("table", "where", "words"), DELETED)
+def test_one_deleted_row_is_named(loaded: Loaded, table: str, where: str, words: tuple[str, ...]) -> None:
+    """Table, run and offset stand in the output; with the row back the audit is quiet."""
+    made = loaded.lane
+    if table == "cost_windows":
+        seen_by_readers(made)
+    made.execute(f"CREATE TABLE kept AS {table}")
+    try:
+        made.execute(f"INSERT INTO kept SELECT * FROM {table} WHERE {where}")
+        assert made.one("SELECT count() AS n FROM kept")["n"] >= 1
+        if table == "runs":
+            made.execute("TRUNCATE TABLE runs_by_start")
+        made.execute(f"ALTER TABLE {table} DELETE WHERE {where}")
+        differences = loud(made, *words)
+        assert any(d["table"].partition(".")[0] == table for d in differences)
+        made.execute(f"INSERT INTO {table} SELECT * FROM kept")
+    finally:
+        made.execute("DROP TABLE kept")
+    quiet(made)
+
+
+def seen_by_readers(made: Lane) -> None:
+    """Readers count on sums that are ten seconds old; make these so."""
+    made.execute("ALTER TABLE window_progress UPDATE refreshed_at = refreshed_at - INTERVAL 1 MINUTE WHERE 1")
+
+
+def test_a_load_is_exact(loaded: Loaded) -> None:
+    """Residual 0, and the counts are those of the load."""
+    quiet(loaded.lane)
+    _, found = loaded.lane.audit()
+    assert set(found["checks"].values()) == {0}
+    # Two runs with their three steps and an eval, and one run for each partition.
+    assert (found["records"], found["refused"], found["runs"], found["objects"]) == (12, 1, 6, 10)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "where"),
+    [
+        ("run_objects", "output_preview = 'forged'", f"run_id = '{RUN}' AND object_id = 'b'"),
+        ("run_objects", "success = true", f"run_id = '{RUN}' AND object_id = 'b'"),
+        ("run_objects", "doc = replaceOne(doc, '0.25', '0.35')", f"run_id = '{RUN}' AND kind = 'run'"),
+        ("runs", "status = 'failed'", f"run_id = '{RUN}'"),
+        ("runs", "cost_reported = 9", f"run_id = '{RUN}'"),
+        ("settlements", "input_tokens = 6", f"run_id = '{RUN}'"),
+        ("accruals", "output_tokens = 8", f"run_id = '{RUN}' AND object_id = 'a'"),
+        ("refused", "reason = 'schema'", "partition = 1"),
+    ],
+)
+def test_one_changed_column_is_named(loaded: Loaded, table: str, change: str, where: str) -> None:
+    """Not only what is gone: one value that is another."""
+    made = loaded.lane
+    made.execute(f"CREATE TABLE kept AS {table}")
+    try:
+        made.execute(f"INSERT INTO kept SELECT * FROM {table} WHERE {where}")
+        made.execute(f"ALTER TABLE {table} UPDATE {change} WHERE {where}")
+        differences = loud(made, table)
+        assert any(d["table"].startswith(table) for d in differences)
+        made.execute(f"ALTER TABLE {table} DELETE WHERE {where}")
+        made.execute(f"INSERT INTO {table} SELECT * FROM kept")
+    finally:
+        made.execute("DROP TABLE kept")
+    quiet(made)
+
+
+def test_an_accepted_record_that_is_called_refused_is_named(loaded: Loaded) -> None:
+    """A row in `refused` about an offset whose record was folded."""
+    made, place = loaded.lane, loaded.accepted
+    made.execute(
+        "INSERT INTO refused (topic, partition, offset, reason) "
+        f"VALUES ('{made.topic}', {place.partition}, {place.offset}, 'schema')"
+    )
+    loud(made, "refused", f"{made.topic}:{place.partition}:{place.offset}", "accepted")
+    made.execute(f"ALTER TABLE refused DELETE WHERE offset = {place.offset} AND partition = {place.partition}")
+    quiet(made)
+
+
+def test_a_missing_dead_letter_is_named(loaded: Loaded) -> None:
+    """An operator's refusal without its dead letter: the record is neither folded nor handed over."""
+    made, place = loaded.lane, loaded.accepted
+    made.execute(
+        "INSERT INTO refused (topic, partition, offset, reason) "
+        f"VALUES ('{made.topic}', {place.partition}, {place.offset}, 'sink_rejected')"
+    )
+    differences = loud(made, f"{made.topic}:{place.partition}:{place.offset}", "a dead letter")
+    assert any(d["table"] == "agentrun.dlq.v1" for d in differences)
+    made.execute(f"ALTER TABLE refused DELETE WHERE offset = {place.offset} AND partition = {place.partition}")
+    quiet(made)
+
+
+def test_a_row_that_nobody_sent_is_named(loaded: Loaded) -> None:
+    """Forged rows are differences too."""
+    made = loaded.lane
+    made.execute(
+        "INSERT INTO run_objects (workspace, run_id, kind, object_id, _topic, _partition) "
+        f"VALUES ('default', 'forged', 'step', 'x', '{made.topic}', 1)"
+    )
+    loud(made, "run_objects", "default/forged", "no row")
+    made.execute("ALTER TABLE run_objects DELETE WHERE run_id = 'forged'")
+    quiet(made)
