@@ -8,7 +8,7 @@ AgentrunError                      base: a message, and the next step for the pe
 ├── StoppedError          exit 5   a partition stopped: going on would lose or count twice
 │   ├── StoreRejectedError         the store refuses a row; `agentrun refuse` decides
 │   ├── LostOffsetError            the log no longer holds what the store still needs
-│   ├── DeadLetterError            the dead-letter topic can't be written
+│   ├── RefusedShareError          too many records are refused: a bad deploy must not drain the topic
 │   └── FencedError                another worker owns the partition now
 └── EmbeddedError         exit 6   the embedded broker or store could not be set up or started
 
@@ -76,8 +76,8 @@ class LostOffsetError(StoppedError):
     """The log starts after an offset that the store still needs."""
 
 
-class DeadLetterError(StoppedError):
-    """A refused record can't be written to the dead letters."""
+class RefusedShareError(StoppedError):
+    """More records are refused than the settings allow."""
 
 
 class FencedError(StoppedError):

@@ -35,7 +35,9 @@ STAGES: Final = {
 }
 
 PHASES: Final = (
-    Phase("facts", ("accruals", "refused", "evidence"), "before the objects that would make their event already folded"),
+    Phase(
+        "facts", ("accruals", "refused", "evidence"), "before the objects that would make their event already folded"
+    ),
     Phase("objects", ("run_objects",), "atomically: per run the exact state up to some offset"),
     Phase("projections", ("runs", "settlements"), "a function of the objects, written again after a crash"),
     Phase("publish", (), "runs in one fenced transaction per partition, dead letters, misplaced records"),

@@ -173,4 +173,3 @@ class Clock(Protocol):
     def jitter(self) -> float:
         """A number from 0 to 1, different each time."""
         ...
-

@@ -24,10 +24,12 @@ from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.config import Settings, clickhouse_url, kafka_bootstrap
 from agentrun_stream.ports import Part, Record
 from agentrun_stream.runtime.audit import Audit, Findings, Reach, Rules
+from agentrun_stream.runtime.batch import RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.worker import Worker, WorkerOptions, World
 from agentrun_stream.store import migrate
+from agentrun_stream.store import settings as stored_settings
 from agentrun_stream.store.audit import AuditStore
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
@@ -87,7 +89,7 @@ def routes(settings: Settings) -> tuple[dict[str, Route], Route]:
     return {topic: Route(name, strict) for topic, name in settings.workspaces.items()}, Route(None, strict)
 
 
-def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger) -> Worker:
+def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger, *, resume: bool = False) -> Worker:
     """A worker on the real broker and store."""
     kafka, options = kafka_address(settings), settings.worker
     mapped, default = routes(settings)
@@ -111,11 +113,21 @@ def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger
             options.cache_bytes,
             mapped,
             default,
+            RefusedLimit(options.dlq_stop_ratio, options.dlq_stop_window),
+            resume,
         ),
     )
 
 
-async def run_worker(settings: Settings, *, init: bool, beside: Callable[[Worker], Awaitable[None]] | None = None) -> None:
+def shared_settings(settings: Settings) -> dict[str, str]:
+    """The settings that decide what is stored, as text: the same for every worker of a store."""
+    mapping = ",".join(f"{topic}={name}" for topic, name in sorted(settings.workspaces.items()))
+    return {"tenancy": settings.tenancy, "workspaces": mapping, "topic_epoch": str(settings.worker.topic_epoch)}
+
+
+async def run_worker(
+    settings: Settings, *, init: bool, resume: bool = False, beside: Callable[[Worker], Awaitable[None]] | None = None
+) -> None:
     """Run one worker until SIGTERM or SIGINT. `beside` runs next to it, for who measures it.
 
     Raises ConfigError or UnavailableError where it can't start.
@@ -126,10 +138,11 @@ async def run_worker(settings: Settings, *, init: bool, beside: Callable[[Worker
         await admin.apply_topics(kafka)
         await asyncio.to_thread(migrate.migrate, store)
     await asyncio.to_thread(migrate.check_current, store)
+    await asyncio.to_thread(lambda: stored_settings.check(connect(store), shared_settings(settings)))
     await admin.check_input_topics(kafka, settings.events_topics)
     registry = CollectorRegistry()
     metrics = Metrics(registry, settings.events_topics)
-    worker = build_worker(settings, metrics, log)
+    worker = build_worker(settings, metrics, log, resume=resume)
     first = Part(settings.events_topics[0], 0)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
     endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)

@@ -163,9 +163,10 @@ async def polled(source: Source, wanted: int, tries: int = 100) -> dict[Part, li
 
 
 async def settled(*members: tuple[Source, Listener], parts: int) -> None:
-    """Poll all members until they share all the partitions between them."""
-    for _ in range(200):
+    """Let the members meet until they share all the partitions between them."""
+    for _ in range(400):
         if sum(len(listener.parts) for _, listener in members) == parts and all(m.assigned for _, m in members):
             return
-        await asyncio.gather(*(source.poll(50, 1) for source, _ in members))
+        await asyncio.gather(*(source.keep_alive() for source, _ in members))
+        await asyncio.sleep(0.0 if isinstance(members[0][0], MemorySource) else 0.05)
     raise AssertionError([listener.parts for _, listener in members])

@@ -1,14 +1,16 @@
 """The audit: quiet on what the pipeline wrote, and it names whatever somebody changed by hand, row by row."""
 
+import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
+from agentrun_stream.store.windows import ClickHouseWindows
 from agentrun_stream.testing.events import eval_event, run_event, step_event
 from agentrun_stream.testing.stack import Stack
-from integration.harness import Lane, Place, Sent, lane, run_on
+from integration.harness import Lane, Place, Sent, lane, run_on, soon
 
 pytestmark = pytest.mark.stack
 
@@ -45,6 +47,7 @@ def loaded(agentrun_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> I
         for other in range(4):  # something on every partition
             made.produce([run_event(run_on(other, "audited-other"))])
         made.wait()
+        soon(lambda: made.rows("SELECT 1 FROM cost_windows WHERE runs > 0"), what="a refresh of the windows")
         made.stop()  # its last pass over the windows is done; nobody repairs what the tests change
         yield Loaded(made, places[-1], places[1])
 
@@ -55,30 +58,30 @@ def quiet(made: Lane) -> None:
     assert told.out.rstrip().endswith("residual 0.")
 
 
-def loud(made: Lane, *words: str) -> list[dict[str, Any]]:
-    """The audit exits with 1 and names the row, for people and for programs."""
+def loud(made: Lane, table: str, *words: str) -> None:
+    """The audit exits with 1 and names the row."""
     told = made.agentrun("audit")
     assert told.code == 1, told.out
-    code, found = made.audit()
-    assert code == 1
-    assert found["residual"] == len(found["differences"]) > 0
-    for word in words:
-        assert word in told.out, (word, told.out)
-    differences: list[dict[str, Any]] = found["differences"]
-    return differences
+    assert not told.out.rstrip().endswith("residual 0.")
+    named = [line for line in told.out.splitlines() if re.match(rf"\w+: {re.escape(table)}[ .]", line)]
+    assert [line for line in named if all(word in line for word in words)], told.out
 
 
 DELETED = [
-    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'step' AND object_id = 'a'", (RUN, "step a"), id="step"),
-    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'run'", (RUN, "run_objects"), id="snapshot"),
-    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'eval'", (RUN, "eval"), id="eval"),
-    pytest.param("runs", f"run_id = '{RUN}'", (RUN, "runs", "no row"), id="run"),
-    pytest.param("runs", f"run_id = '{OPEN}'", (OPEN, "runs", "no row"), id="open run"),
-    pytest.param("settlements", f"run_id = '{RUN}'", (RUN, "settlements", "no row"), id="settlement"),
-    pytest.param("accruals", f"run_id = '{RUN}' AND object_id = 'a'", (RUN, "accruals", "audited.v1:1:"), id="accrual"),
-    pytest.param("refused", "partition = 1", ("refused", "malformed", "no row"), id="refused"),
-    pytest.param("batches", "partition = 1", ("batches", "audited.v1:1:0-", "not covered"), id="journal"),
-    pytest.param("cost_windows", "runs > 0 AND workspace != ''", ("cost_windows", "settled minute"), id="window"),
+    pytest.param(
+        "run_objects", f"run_id = '{RUN}' AND kind = 'step' AND object_id = 'a'", (RUN, "step a", "no row"), id="step"
+    ),
+    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'run'", (RUN, " run ", "no row"), id="snapshot"),
+    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'eval'", (RUN, "eval", "no row"), id="eval"),
+    pytest.param("runs", f"run_id = '{RUN}'", (RUN, "no row"), id="run"),
+    pytest.param("runs", f"run_id = '{OPEN}'", (OPEN, "no row"), id="open run"),
+    pytest.param("settlements", f"run_id = '{RUN}'", (RUN, "no row"), id="settlement"),
+    pytest.param(
+        "accruals", f"run_id = '{RUN}' AND object_id = 'a'", (RUN, "audited.v1:1:1 a", "no row"), id="accrual"
+    ),
+    pytest.param("refused", "partition = 1", ("audited.v1:1:7", "malformed", "no row"), id="refused"),
+    pytest.param("batches", "partition = 1", ("audited.v1:1:0-", "not covered"), id="journal"),
+    pytest.param("cost_windows", "runs > 0 AND workspace != ''", ("settled minute",), id="window"),
 ]
 
 
@@ -87,31 +90,30 @@ def test_one_deleted_row_is_named(loaded: Loaded, table: str, where: str, words:
     """Table, run and offset stand in the output; with the row back the audit is quiet."""
     made = loaded.lane
     if table == "cost_windows":
-        seen_by_readers(made)
+        refresh(made)
     made.execute(f"CREATE TABLE kept AS {table}")
     try:
         made.execute(f"INSERT INTO kept SELECT * FROM {table} WHERE {where}")
         assert made.one("SELECT count() AS n FROM kept")["n"] >= 1
-        if table == "runs":
-            made.execute("TRUNCATE TABLE runs_by_start")
         made.execute(f"ALTER TABLE {table} DELETE WHERE {where}")
-        differences = loud(made, *words)
-        assert any(d["table"].partition(".")[0] == table for d in differences)
+        loud(made, table, *words)
         made.execute(f"INSERT INTO {table} SELECT * FROM kept")
     finally:
         made.execute("DROP TABLE kept")
     quiet(made)
 
 
-def seen_by_readers(made: Lane) -> None:
-    """Readers count on sums that are ten seconds old; make these so."""
+def refresh(made: Lane) -> None:
+    """Sum again what other tests restored. Readers count on sums that are ten seconds old; make these so."""
+    asyncio.run(ClickHouseWindows(made.store).refresh())
     made.execute("ALTER TABLE window_progress UPDATE refreshed_at = refreshed_at - INTERVAL 1 MINUTE WHERE 1")
 
 
 def test_a_load_is_exact(loaded: Loaded) -> None:
-    """Residual 0, and the counts are those of the load."""
+    """Residual 0, and the counts are those of the load, for people and for programs."""
     quiet(loaded.lane)
-    _, found = loaded.lane.audit()
+    code, found = loaded.lane.audit()
+    assert (code, found["residual"], found["differences"]) == (0, 0, [])
     assert set(found["checks"].values()) == {0}
     # Two runs with their three steps and an eval, and one run for each partition.
     assert (found["records"], found["refused"], found["runs"], found["objects"]) == (12, 1, 6, 10)
@@ -137,8 +139,7 @@ def test_one_changed_column_is_named(loaded: Loaded, table: str, change: str, wh
     try:
         made.execute(f"INSERT INTO kept SELECT * FROM {table} WHERE {where}")
         made.execute(f"ALTER TABLE {table} UPDATE {change} WHERE {where}")
-        differences = loud(made, table)
-        assert any(d["table"].startswith(table) for d in differences)
+        loud(made, table)
         made.execute(f"ALTER TABLE {table} DELETE WHERE {where}")
         made.execute(f"INSERT INTO {table} SELECT * FROM kept")
     finally:
@@ -165,8 +166,7 @@ def test_a_missing_dead_letter_is_named(loaded: Loaded) -> None:
         "INSERT INTO refused (topic, partition, offset, reason) "
         f"VALUES ('{made.topic}', {place.partition}, {place.offset}, 'sink_rejected')"
     )
-    differences = loud(made, f"{made.topic}:{place.partition}:{place.offset}", "a dead letter")
-    assert any(d["table"] == "agentrun.dlq.v1" for d in differences)
+    loud(made, "agentrun.dlq.v1", f"{made.topic}:{place.partition}:{place.offset}", "a dead letter")
     made.execute(f"ALTER TABLE refused DELETE WHERE offset = {place.offset} AND partition = {place.partition}")
     quiet(made)
 

@@ -1,4 +1,4 @@
-"""The commands against a running stack: what they show, what they refuse, and that nothing from a record steers a terminal."""
+"""The commands against a running stack: what they show and refuse; nothing from a record steers a terminal."""
 
 import json
 import time
@@ -132,7 +132,7 @@ def test_wrong_sql_gives_the_stores_own_words(agentrun_stack: Stack, sql: str, w
 
 
 def test_dead_letters_are_listed_without_their_payload(agentrun_stack: Stack, fleet: FleetTotals) -> None:
-    agentrun_stack.publish([("canary-run".encode(), json.dumps({"what": CANARY}).encode())])
+    agentrun_stack.publish([(b"canary-run", json.dumps({"what": CANARY}).encode())])
     agentrun_stack.wait()
     found = answer(agentrun_stack, "dlq", "list", "--limit", "1000")
     mine = next(row for row in found if row["key"] == "canary-run")

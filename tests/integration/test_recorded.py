@@ -133,7 +133,9 @@ def test_unknown_amounts_stay_unknown(recorded: Lane, expected: dict[str, Any]) 
         "countIf(input_tokens IS NULL) AS silent FROM runs_latest"
     )
     assert row == {"priced": 0, "silent": expected["total"]["runs"] - expected["total"]["runs_with_tokens"]}
-    settled = recorded.one("SELECT sum(cost_reported) AS cost, sum(runs) AS runs, sum(unpriced) AS unpriced FROM cost_by_day")
+    settled = recorded.one(
+        "SELECT sum(cost_reported) AS cost, sum(runs) AS runs, sum(unpriced) AS unpriced FROM cost_by_day"
+    )
     assert settled["cost"] is None
     assert settled["unpriced"] == expected["total"]["runs"]
     # A subagent whose parent never comes, and a run that pauses for hours, are runs like any other.
@@ -148,7 +150,9 @@ def test_a_worker_killed_in_the_middle_changes_nothing(recorded: Lane, expected:
     environment = local_environment(recorded.stack.kafka, recorded.stack.clickhouse, recorded.environment)
     command = [sys.executable, "-m", "agentrun_stream.cli", "publish", *files(expected), *files(expected)]
     publisher = subprocess.Popen(
-        [*command, "--topic", recorded.topic, "--rate", "1200"], env={**os.environ, **environment}, stdout=subprocess.PIPE
+        [*command, "--topic", recorded.topic, "--rate", "1200"],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
     )
     kills = 0
     while publisher.poll() is None or kills < 3:

@@ -52,7 +52,9 @@ class BulkProducer:
         )
         try:
             await self._producer.start()
-            self._count = len(await self._producer.partitions_for(self._topic))
+            # Not `partitions_for`, which waits forty seconds for a topic that is not there.
+            known = await self._producer.client.fetch_all_metadata()
+            self._count = len(known.partitions_for_topic(self._topic) or ())
         except (KafkaError, TimeoutError) as error:
             await self._stop()
             raise unavailable(error, self._address, self._topic) from None

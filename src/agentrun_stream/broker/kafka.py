@@ -168,7 +168,9 @@ class KafkaSource:
         try:
             await self.consumer.commit({TopicPartition(*p): OffsetAndMetadata(o, "") for p, o in offsets.items()})
         except (CommitFailedError, IllegalStateError) as error:
-            self._log.warning("commit refused", why=type(error).__name__, next="nothing to do: the journal in the store decides")
+            self._log.warning(
+                "commit refused", why=type(error).__name__, next="nothing to do: the journal in the store decides"
+            )
         except KafkaError as error:
             raise unavailable(error, self._address) from None
 
@@ -301,4 +303,6 @@ async def _stop(producer: AIOKafkaProducer) -> None:
 def unavailable(error: Exception, address: KafkaAddress, topic: str = "") -> UnavailableError:
     """Our error for a broker that does not answer or does not take a record."""
     what = f" for topic {topic}" if topic else ""
-    return UnavailableError(f"The broker at {address.bootstrap} does not serve{what} now ({type(error).__name__}).", _NEXT)
+    return UnavailableError(
+        f"The broker at {address.bootstrap} does not serve{what} now ({type(error).__name__}).", _NEXT
+    )

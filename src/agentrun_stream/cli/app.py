@@ -1,13 +1,13 @@
 """The commands, one line each. Must not live here: what they do."""
 
-import importlib
-from contextlib import suppress
 from typing import Final
 
 import typer
 
 from agentrun_stream import __version__
 from agentrun_stream.cli import (
+    audit,
+    bench,
     broker,
     config,
     demo,
@@ -24,6 +24,7 @@ from agentrun_stream.cli import (
     topics,
     up,
     wait,
+    work,
 )
 from agentrun_stream.cli.common import Commands
 from agentrun_stream.cli.output import write
@@ -50,17 +51,17 @@ MODULES: Final = (
     doctor,
     dlq,
     refuse,
+    audit,
+    bench,
     topics,
     migrate,
+    work,
     broker,
     store,
     config,
 )
 for module in MODULES:
     app.add_typer(module.app)
-for name in ("work", "audit", "bench"):
-    with suppress(ImportError):
-        app.add_typer(importlib.import_module(f"agentrun_stream.cli.{name}").app)
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer's form

@@ -46,10 +46,10 @@ def drain(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Fill the topic, drain it by one worker, audit the result. Exit code 1 unless the residual is 0."""
-    from agentrun_stream.cli.bench_drain import Drain, drain as run_drain  # noqa: PLC0415 - heavy
+    from agentrun_stream.cli import bench_drain  # noqa: PLC0415 - heavy
 
-    options = Drain(steps, open_runs, bad, repeated, late, seed)
-    _show(lambda where: run_drain(options, where, settings_for(None), say), folder, output)
+    options = bench_drain.Drain(steps, open_runs, bad, repeated, late, seed)
+    _show(lambda where: bench_drain.drain(options, where, settings_for(None), say), folder, output)
 
 
 @bench.command(epilog="Example: agentrun bench freshness --rate 5000")
@@ -61,10 +61,10 @@ def freshness(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Publish at a steady rate and measure from acknowledged to visible by SQL. Exit code 1 unless the residual is 0."""
-    from agentrun_stream.cli.bench_freshness import Freshness, freshness as run_freshness  # noqa: PLC0415 - heavy
+    from agentrun_stream.cli import bench_freshness  # noqa: PLC0415 - heavy
 
-    options = Freshness(rate, seconds, seed)
-    _show(lambda where: run_freshness(options, where, settings_for(None), say), folder, output)
+    options = bench_freshness.Freshness(rate, seconds, seed)
+    _show(lambda where: bench_freshness.freshness(options, where, settings_for(None), say), folder, output)
 
 
 @bench.command(hidden=True)

@@ -69,7 +69,7 @@ class _Watch:
 
     def _look(self, waiting: dict[tuple[str, str], float]) -> None:
         keys = ", ".join(f"('default', {literal(r)}, 'step', {literal(s)})" for r, s in waiting)
-        sql = f"SELECT run_id, object_id FROM run_objects WHERE (workspace, run_id, kind, object_id) IN ({keys})"
+        sql = f"SELECT run_id, object_id FROM run_objects WHERE (workspace, run_id, kind, object_id) IN ({keys})"  # noqa: S608 - literals
         found = {(row[0], row[1]) for row in rows_of(self._client, sql)}
         now = time.monotonic()
         with self._lock:

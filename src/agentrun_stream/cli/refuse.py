@@ -3,6 +3,7 @@
 import time
 from typing import Annotated, Any, Final
 
+import orjson
 import typer
 
 from agentrun_stream.broker.kafka import KafkaAddress
@@ -59,8 +60,8 @@ def refuse(
         for r in accruals_at(client, part, offset)
     }
     zeros = [_zero(part, record, name, version + 1) for name, version in ledger.items()]
-    insert(client, "accruals", [rows.row(zero) for zero in zeros])
-    insert(client, "refused", [rows.row(_refused(part, record, workspace, keyword))])
+    insert(client, "accruals", [_encoded("accruals", zero) for zero in zeros])
+    insert(client, "refused", [_encoded("refused", _refused(part, record, workspace, keyword))])
     if output is Output.JSON:
         as_json(
             {"refused": where, "reason": REASON, "text": keyword, "workspace": workspace, "ledger_rows": len(zeros)}
@@ -83,6 +84,12 @@ def _identity(record: Record, route: Route) -> tuple[str, str]:
     if isinstance(event, Refusal):
         return event.workspace or DEFAULT_WORKSPACE, (record.key or b"").decode("utf-8", "replace")
     return event.workspace, event.run_id
+
+
+def _encoded(table: str, values: dict[str, Any]) -> bytes:
+    """One row as `insert` takes it; what is not named is unknown."""
+    columns = rows.ARRAY_TABLES.get(table)
+    return orjson.dumps(values if columns is None else [values.get(name) for name in columns])
 
 
 def _zero(part: Part, record: Record, name: tuple[str, str, str, str], version: int) -> dict[str, Any]:

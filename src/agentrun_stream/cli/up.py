@@ -58,6 +58,7 @@ def stack_options(
         cache=jars_folder(settings.cache),
         kafka_home=settings.kafka_home,
         database=settings.clickhouse.database,
+        inputs=settings.events_topics,
     )
 
 

@@ -14,6 +14,12 @@ app = typer.Typer()
 def work(
     data: DataOption = None,
     init: Annotated[bool, typer.Option("--init", help="Apply topics and migrations first.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Let refused records that are on the log now pass to the dead letters, however many."
+        ),
+    ] = False,
     group: Annotated[str | None, typer.Option("--group", help="Consumer group.")] = None,
     metrics_port: Annotated[
         int | None, typer.Option("--metrics-port", help="Port of /metrics; 0 takes a free one.")
@@ -24,4 +30,4 @@ def work(
     settings = settings_for(
         data, worker__group=group, worker__metrics_port=metrics_port, worker__metrics_host=metrics_host
     )
-    run(run_worker(settings, init=init))
+    run(run_worker(settings, init=init, resume=resume))

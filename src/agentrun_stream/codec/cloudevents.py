@@ -36,6 +36,9 @@ class Route:
     refuse_unmapped: bool = False
 
 
+NO_ROUTE: Final = Route()
+
+
 class _RefusedError(Exception):
     def __init__(self, reason: str, pointer: str = "", keyword: str = "") -> None:
         self.refusal = Refusal(reason, pointer, keyword)
@@ -79,7 +82,7 @@ def decode(value: bytes | None, key: bytes | None, headers: Headers, append_ms: 
             return Refusal("malformed", keyword="depth", workspace=workspace)
         claimed = attributes.get("workspaceid") if attributes is not None else None
         if claimed is not None and (type(claimed) is not str or not _WORKSPACE.match(claimed)):
-            raise _RefusedError("schema", "/workspaceid", "pattern")
+            raise _RefusedError("schema", "/workspaceid", "pattern")  # noqa: TRY301
         workspace = workspace or claimed or DEFAULT_WORKSPACE
         event = _event(attributes, data, key, workspace)
         _check_times(event, attributes, append_ms)
@@ -130,10 +133,10 @@ def _binary_attributes(headers: Headers) -> dict[str, Any] | None:
 
 
 def _event(attributes: dict[str, Any] | None, data: Any, key: bytes | None, workspace: str) -> Event:
-    kind = _bare_kind(data) if attributes is None else _enveloped_kind(attributes)
+    kind: Any = _bare_kind(data) if attributes is None else _enveloped_kind(attributes)
     if type(data) is not dict:
         raise _RefusedError("schema", "/data" if attributes is not None else "", "type")
-    if not _VALID[kind](data):  
+    if not _VALID[kind](data):
         rejection = schemas.explain(kind, data)
         raise _RefusedError("schema", rejection.pointer if rejection else "", rejection.keyword if rejection else "")
     event = Event(kind, workspace, _run_id(kind, attributes, data, key), data)
@@ -242,4 +245,3 @@ def _cost_text(obj: dict[str, Any], value: bytes, *, exact: bool, enveloped: boo
         return json_codec.dumps(number).decode()
     path = ("data", "cost", "cost_usd") if enveloped else ("cost", "cost_usd")
     return json_codec.number_text(value, path)
-

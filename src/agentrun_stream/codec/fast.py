@@ -34,11 +34,16 @@ class PlainStep(NamedTuple):
     def event(self, workspace: str) -> Event:
         """The same as an Event, for the general fold."""
         event = Event(STEP, workspace, self.run_id, self.obj, self.source)
-        event.time_s, event.stamped, event.times, event.metadata_json = self.time_s, True, self.times, self.metadata_json
+        event.time_s, event.stamped, event.times, event.metadata_json = (
+            self.time_s,
+            True,
+            self.times,
+            self.metadata_json,
+        )
         return event
 
 
-def plain_step(value: bytes | None, key: bytes | None, latest_s: float) -> PlainStep | None:  # noqa: C901, PLR0911
+def plain_step(value: bytes | None, key: bytes | None, latest_s: float) -> PlainStep | None:  # noqa: C901, PLR0911, PLR0912
     """The step of a plain record, or None where the record is not one. The caller has made sure that it has no headers.
 
     `latest_s` is the latest time that the object may state. One function with few calls, because it runs once for almost
@@ -54,7 +59,8 @@ def plain_step(value: bytes | None, key: bytes | None, latest_s: float) -> Plain
         get = envelope.get
         if get("type") != _STEP_TYPE or get("specversion") != "1.0" or "workspaceid" in envelope:
             return None
-        source, event_id, run_id, data = get("source"), get("id"), get("subject"), get("data")
+        source, event_id, run_id = get("source"), get("id"), get("subject")
+        data: Any = get("data")
         if not source or not event_id or not run_id or type(source) is not str or type(event_id) is not str:
             return None
         if type(run_id) is not str or run_id.encode() != key or not _valid(data) or not STEP_MEMBERS.issuperset(data):

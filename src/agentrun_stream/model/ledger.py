@@ -31,7 +31,12 @@ def step_usage(obj: dict[str, Any]) -> Usage | None:
         return None if total is None else Usage(None, None, None, None, None, None, total)
     get = usage.get
     provider, model = get("provider"), get("model")
-    tokens = (get("input_tokens"), get("output_tokens"), get("cache_read_tokens"), get("cache_write_tokens"))
+    tokens: tuple[Any, ...] = (
+        get("input_tokens"),
+        get("output_tokens"),
+        get("cache_read_tokens"),
+        get("cache_write_tokens"),
+    )
     for count_ in tokens:
         # Open metadata, which the schema does not look into: what is no count is no fact.
         if count_ is not None and (type(count_) is not int or not 0 <= count_ <= limits.TOKENS_MAX):
@@ -98,7 +103,7 @@ def book_snapshot(snap: Snapshot, old_doc: dict[str, Any], old_raw: str | None) 
         return []
     model = (doc.get("cost") or {}).get("model") or doc.get("model")
     dimensions = (doc.get("agent_id"), model, doc.get("provider"), doc.get("runtime"), doc.get("trigger"))
-    return [Accrual("", "run", *dimensions, *tokens, cost)]
+    return [_new(Accrual, ("", "run", *dimensions, *tokens, cost))]
 
 
 def step_tokens(state: RunState) -> list[int | None]:

@@ -92,7 +92,9 @@ def fold_new_step(state: RunState, step: PlainStep, pos: int, append_ms: int) ->
     ):
         return None
     usage = ledger.step_usage(obj) if "metadata" in obj or "tokens_used" in obj else None
-    fact: StepFact = _new(StepFact, (pos, step[2], step[3], append_ms, append_ms, obj["type"], obj.get("success"), usage))
+    fact: StepFact = _new(
+        StepFact, (pos, step[2], step[3], append_ms, append_ms, obj["type"], obj.get("success"), usage)
+    )
     steps[step_id] = fact
     state.pos = pos
     return fact, None if usage is None else ledger.book_step(state, step_id, usage, None)
@@ -305,9 +307,7 @@ def _embedded_step(
         _put_step(state, out, step, event, at)
 
 
-def _put_step(
-    state: RunState, out: Folded, step: tuple[str, dict[str, Any], Times], event: Event, at: Place
-) -> None:
+def _put_step(state: RunState, out: Folded, step: tuple[str, dict[str, Any], Times], event: Event, at: Place) -> None:
     """Add a step or replace it. A fact is made by `tuple.__new__`, a third of the cost of a call by name: this is hot."""
     step_id, obj, times = step
     old = state.steps.get(step_id)

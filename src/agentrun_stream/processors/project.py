@@ -178,7 +178,12 @@ def _eval_facts(state: RunState, first_ms: int, last_ms: int) -> dict[str, Any]:
 
 def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: int, pos: int) -> dict[str, Any]:
     """The run's row under one minute that it ever settled in: its amounts, or zero where it no longer is."""
-    version = {"minute": minute, "workspace": state.workspace, "run_id": state.run_id, "_version": str(projection_version(pos))}
+    version = {
+        "minute": minute,
+        "workspace": state.workspace,
+        "run_id": state.run_id,
+        "_version": str(projection_version(pos)),
+    }
     dimensions = {name: row[name] for name in ("agent_id", "provider", "runtime", "trigger", "status", "outcome")}
     settled = {
         **version,

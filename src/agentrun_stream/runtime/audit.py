@@ -14,6 +14,7 @@ from agentrun_stream.model.run import RunState, position, row_version
 from agentrun_stream.pipeline import fold, project
 from agentrun_stream.ports import Part, Record, RunKey
 from agentrun_stream.processors.fold import Place
+from agentrun_stream.processors.project import Projection
 from agentrun_stream.processors.publish import run_key
 
 CHECKS: Final = ("coverage", "records", "digests", "projections", "settlements", "accruals", "windows", "published")
@@ -253,31 +254,35 @@ class Audit:
         self.findings.differ("accruals", "accruals", (place, run), expected or "no row", found or "no row")
 
     def _projections(self, reach: Reach, refold: _Refold) -> None:
-        part, findings = reach.part, self.findings
+        part = reach.part
         rows = {(r["workspace"], r["run_id"]): r for r in self._reader.rows("runs", part)}
         settled = {(r["workspace"], r["run_id"], r["minute"]): r for r in self._reader.rows("settlements", part)}
         for key, state in refold.states.items():
-            projection = project(state, *part)
             row = rows.pop(key, None)
-            if projection is None:
-                if row is not None and row["revision"] < reach.committed:
-                    self._differ_row("projections", "runs", key, "no row", row["revision"])
-                continue
-            findings.runs += 1
             if row is not None and row["revision"] >= reach.committed:
                 continue  # changed since; the next audit looks at it
-            self._compare("projections", "runs", key, projection.row, row)
-            for settlement in projection.settlements:
-                found = settled.pop((*key, settlement["minute"]), None)
-                self._compare("settlements", "settlements", key, settlement, found)
-            if projection.settlements:
-                self._published[run_key(*key)] = (f"{key[0]}/{key[1]}", projection.row["revision"])
+            projection = project(state, *part)
+            if projection is not None:
+                self.findings.runs += 1
+                self._compare("projections", "runs", key, projection.row, row)
+                self._settled(key, projection, settled)
+            elif row is not None:
+                self._differ_row("projections", "runs", key, "no row", f"revision {row['revision']}")
         for key, row in rows.items():
             if row["revision"] < reach.committed:
                 self._differ_row("projections", "runs", key, "no row", f"revision {row['revision']}")
         for (workspace, run_id, minute), row in settled.items():
             if row["revision"] < reach.committed and (workspace, run_id) in refold.states:
                 self._differ_row("settlements", "settlements", (workspace, run_id), "no row", f"minute {minute}")
+
+    def _settled(
+        self, key: RunKey, projection: Projection, settled: dict[tuple[str, str, int], dict[str, Any]]
+    ) -> None:
+        for settlement in projection.settlements:
+            found = settled.pop((*key, settlement["minute"]), None)
+            self._compare("settlements", "settlements", key, settlement, found)
+        if projection.settlements:
+            self._published[run_key(*key)] = (f"{key[0]}/{key[1]}", projection.row["revision"])
 
     def _compare(
         self, check: str, table: str, key: RunKey, expected: Mapping[str, Any], found: Mapping[str, Any] | None
@@ -304,12 +309,12 @@ class Audit:
         async for records in self._log.topic(topic):
             for record in records:
                 if record.key is not None:
-                    revision = dict(record.headers).get("revision", b"-1")
-                    last[record.key] = max(last.get(record.key, -1), int(revision))
+                    said = dict(record.headers).get("revision", b"-1")
+                    last[record.key] = max(last.get(record.key, -1), int(said))
         for key, (run, revision) in self._published.items():
             found = last.get(key)
             if found is None or found < revision:
-                self.findings.differ("published", topic, ("", run), f"revision {revision}", found)
+                self.findings.differ("published", topic, ("", run), f"revision {revision}", f"revision {found}")
 
     async def dead_letters(self, topic: str) -> None:
         """Check that every refused record has its dead letter."""

@@ -3,21 +3,20 @@
 Each record is decoded, folded and encoded before the next, so that its objects die young. Must not live here: writes.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from agentrun_stream import limits
 from agentrun_stream.codec.cloudevents import (
-    ATTEMPT_HEADER,
     DEFAULT_WORKSPACE,
-    FIRST_SEEN_HEADER,
     Route,
-    attempt_of,
     decode,
     workspace_of,
 )
 from agentrun_stream.codec.fast import PlainStep, plain_step
+from agentrun_stream.errors import RefusedShareError
 from agentrun_stream.model.event import EXPIRE, Event, Refusal
 from agentrun_stream.model.run import RunState, position
 from agentrun_stream.pipeline import fold, project, run_record
@@ -25,15 +24,26 @@ from agentrun_stream.ports import Outgoing, Part, Record, RunKey
 from agentrun_stream.processors.fold import FOLDED, LATE, REPEATED, STALE, Folded, Place, fold_new_step
 from agentrun_stream.processors.publish import run_key
 from agentrun_stream.runtime.cache import Cache
+from agentrun_stream.runtime.letters import Refused
 from agentrun_stream.store import rows
 
 CHUNK_RECORDS: Final = 256
 ALREADY: Final = "already_folded"
-_DLQ: Final = "agentrun.dlq."
 _FUTURE_S: Final = limits.FUTURE_MS_MAX / 1000
 
 Loader = Callable[[Sequence[RunKey]], Awaitable[dict[RunKey, RunState]]]
 HomeOf = Callable[[bytes], int]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedLimit:
+    """How many of the last `window` records may be refused, as a share, before the partition stops; 1 never stops it."""
+
+    ratio: float = 1.0
+    window: int = 1_000
+
+
+NO_LIMIT: Final = RefusedLimit()
 
 
 class Dropped(Exception):  # noqa: N818  not an error: the partition moved away
@@ -61,6 +71,24 @@ class Assigned:
     folding: bool = False
     refused: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     lost: bool = False
+    limit: RefusedLimit = NO_LIMIT
+    resume_below: int = 0  # an operator lets pass whatever is refused below this offset
+    recent: deque[int] = field(default_factory=deque)
+
+    def judge_refusal(self, offset: int) -> None:
+        """Hear of a refused offset. Raises RefusedShareError when there are too many among the last ones."""
+        recent, limit = self.recent, self.limit
+        recent.append(offset)
+        while recent[0] <= offset - limit.window:
+            recent.popleft()
+        if len(recent) > limit.ratio * limit.window and offset >= self.resume_below:
+            raise RefusedShareError(
+                f"{len(recent)} of the last {limit.window} records of {self.part.topic}:{self.part.partition} up to offset "
+                f"{offset} are refused, more than the share of {limit.ratio:g} that is allowed. None of them was sent to "
+                "the dead letters yet.",
+                "See why with `agentrun doctor` and mend the producer; then `agentrun work --resume` lets what is on the "
+                "log now go to the dead letters (or raise AGENTRUN_WORKER__DLQ_STOP_RATIO).",
+            )
 
 
 @dataclass(slots=True)
@@ -192,7 +220,11 @@ class PartFolder:
         for i in range(at, end):
             record = records[i]
             append_ms = record.timestamp
-            step = plain_step(record.value, record.key, append_ms / 1000 + _FUTURE_S) if fast and not record.headers else None
+            step = (
+                plain_step(record.value, record.key, append_ms / 1000 + _FUTURE_S)
+                if fast and not record.headers
+                else None
+            )
             if step is not None and (state := runs.get((workspace, step[0]))) is not None:
                 pos = epoch | record.offset
                 if pos > state.pos and (new := fold_new_step(state, step, pos, append_ms)) is not None:
@@ -218,43 +250,47 @@ class PartFolder:
         self, record: Record, step: PlainStep | None, part: PartBatch, out: tuple[list[bytes], list[bytes]]
     ) -> RunKey | None:
         """One record in the general way. Returns the run's key, with nothing done, where the run has to be looked up."""
-        assigned, origin, append_ms = self._assigned, self._origin, record.timestamp
+        assigned = self._assigned
         if step is not None:
             event: Event | Refusal = step.event(assigned.route.workspace or DEFAULT_WORKSPACE)
         else:
-            event = decode(record.value, record.key, record.headers, append_ms, assigned.route)
+            event = decode(record.value, record.key, record.headers, record.timestamp, assigned.route)
         if isinstance(event, Refusal):
             self._refuse(record, event, part)
             return None
-        if record.key is None:
-            self._rehome(record, event, part)
-            return None
         state = assigned.cache.runs.get((event.workspace, event.run_id))
-        if state is None:
-            if assigned.home_of(record.key) == assigned.part.partition:
-                return event.workspace, event.run_id
+        home = record.key is not None and (state is not None or assigned.home_of(record.key) == assigned.part.partition)
+        if not home:
             self._rehome(record, event, part)
             return None
+        if state is None:
+            return event.workspace, event.run_id
         if state.mark != self._batch.number:
             state.mark = self._batch.number
             self._seen.append(state)
-        pos = position(assigned.epoch, record.offset)
         if record.offset in assigned.refused:
             self._refuse_again(record, event, state, part)
-        elif pos <= state.pos:
+        else:
+            self._fold(record, event, state, part, out)
+        return None
+
+    def _fold(
+        self, record: Record, event: Event, state: RunState, part: PartBatch, out: tuple[list[bytes], list[bytes]]
+    ) -> None:
+        pos, origin = position(self._assigned.epoch, record.offset), self._origin
+        if pos <= state.pos:
             self._batch.count(ALREADY)
             self._touch(state)
-        else:
-            was_closed = state.closed
-            folded = fold(state, event, Place(pos, append_ms))
-            self._batch.count(folded.outcome)
-            out[0].extend(rows.step_row(state, s, event.metadata_json, origin) for s in folded.steps)
-            out[1].extend(rows.accrual_row(state, a, (record.offset, append_ms), origin) for a in folded.accruals)
-            if folded.run or folded.evals or was_closed:
-                self._note(state, event, folded, was_closed=was_closed)
-            if folded.refusal is not None:
-                self._refuse(record, folded.refusal, part)
-        return None
+            return
+        was_closed = state.closed
+        folded = fold(state, event, Place(pos, record.timestamp))
+        self._batch.count(folded.outcome)
+        out[0].extend(rows.step_row(state, s, event.metadata_json, origin) for s in folded.steps)
+        out[1].extend(rows.accrual_row(state, a, (record.offset, record.timestamp), origin) for a in folded.accruals)
+        if folded.run or folded.evals or was_closed:
+            self._note(state, event, folded, was_closed=was_closed)
+        if folded.refusal is not None:
+            self._refuse(record, folded.refusal, part)
 
     def _note(self, state: RunState, event: Event, folded: Folded, *, was_closed: bool) -> None:
         if not folded.changed:
@@ -323,36 +359,13 @@ class PartFolder:
         self._refuse(record, Refusal(reason, pointer, keyword, event.workspace), part)
 
     def _refuse(self, record: Record, refusal: Refusal, part: PartBatch) -> None:
-        batch, size = self._batch, len(record.value or b"")
-        attempt = attempt_of(record.headers)
+        assigned, batch = self._assigned, self._batch
+        assigned.judge_refusal(record.offset)
         batch.count("refused")
         batch.reasons[refusal.reason] = batch.reasons.get(refusal.reason, 0) + 1
-        place = {"topic": self._origin.topic, "partition": self._origin.partition, "offset": record.offset}
-        row = {
-            **place,
-            "workspace": refusal.workspace,
-            "reason": refusal.reason,
-            "pointer": refusal.pointer,
-            "keyword": refusal.keyword,
-            "size": size,
-            "attempt": attempt,
-            "appended_at": record.timestamp / rows.MS,
-            "refused_at": self._origin.ingested_s,
-            "_version": 0,
-        }
-        batch.put("refused", rows.row(row))
-        first_seen = dict(record.headers).get(FIRST_SEEN_HEADER, str(record.timestamp).encode())
-        said = {
-            "reason": refusal.reason,
-            "detail": " ".join(filter(None, (refusal.pointer, refusal.keyword, f"{size} bytes"))),
-            **place,
-            "timestamp": record.timestamp,
-            "group": self._assigned.group,
-        }
-        headers = [(k, v) for k, v in record.headers if not k.startswith(_DLQ)]
-        headers += [(f"{_DLQ}{name}", str(value).encode()) for name, value in said.items()]
-        headers += [(ATTEMPT_HEADER, str(attempt).encode()), (FIRST_SEEN_HEADER, first_seen)]
-        part.dead.append(Outgoing(record.key, record.value, tuple(headers)))
+        refused = Refused(record, refusal, assigned.part, assigned.group)
+        batch.put("refused", rows.row(refused.row(self._origin.ingested_s)))
+        part.dead.append(refused.letter())
 
 
 def repeated(outcomes: dict[str, int]) -> Iterable[tuple[str, int]]:

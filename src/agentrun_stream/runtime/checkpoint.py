@@ -4,7 +4,7 @@ Must not live here: folding, or what happens to a partition whose checkpoint fai
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from agentrun_stream import topics
@@ -148,5 +148,3 @@ async def together(work: Any) -> None:
                 raise failure
     if failures:
         raise failures[0]
-
-

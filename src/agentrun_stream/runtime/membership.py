@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from agentrun_stream.codec.cloudevents import Route
-from agentrun_stream.errors import AgentrunError, FencedError, StoppedError, StoreRejectedError, UnavailableError
+from agentrun_stream.errors import (
+    AgentrunError,
+    FencedError,
+    RefusedShareError,
+    StoppedError,
+    StoreRejectedError,
+    UnavailableError,
+)
 from agentrun_stream.ports import Part, Publisher, Source
 from agentrun_stream.runtime.batch import Assigned, Batch, PartBatch
 from agentrun_stream.runtime.cache import Cache
@@ -23,6 +30,7 @@ _PROBE_DIVISOR: Final = 16
 _REASONS: Final[tuple[tuple[type[StoppedError], str], ...]] = (
     (StoreRejectedError, "store_rejected"),
     (FencedError, "fenced"),
+    (RefusedShareError, "refused_share"),
     (StoppedError, "lost_offset"),
 )
 
@@ -102,7 +110,7 @@ class Membership:
                 await self._report.clock.sleep(_OPEN_WAIT_S)
                 return
             except StoppedError as error:
-                self._stop(part, error)
+                self.stop(part, error)
         if not self._pending:
             self._report.say("store or broker", 0.0, None)
 
@@ -146,7 +154,7 @@ class Membership:
         self.reset()
         if isinstance(error, FencedError):
             for part in [p for p, entry in batch.parts.items() if entry.assigned.part in self._held]:
-                self._stop(part, error)
+                self.stop(part, error)
         elif isinstance(error, StoreRejectedError):
             self._probe(batch, error)
         elif isinstance(error, AgentrunError):
@@ -163,7 +171,7 @@ class Membership:
                 "The worker goes on by itself.",
                 code=error.code,
             )
-            self._stop(part, stopped)
+            self.stop(part, stopped)
             self._suspects = [s for s in self._suspects if s[0] != part]
             return
         self._probe_max = max(1, batch.records // _PROBE_DIVISOR)
@@ -183,7 +191,8 @@ class Membership:
         """How many records the next batch may hold."""
         return self._probe_max if self._suspects else most
 
-    def _stop(self, part: Part, error: StoppedError) -> None:
+    def stop(self, part: Part, error: StoppedError) -> None:
+        """Let a partition stand still; it is tried again later."""
         reason = next(name for kind, name in _REASONS if isinstance(error, kind))
         if part not in self._stopped:
             self._report.log.error(

@@ -88,7 +88,11 @@ class Report:
             if end is None:
                 continue
             behind = max(0, end - assigned.acknowledged)
-            age = max(0, self.clock.now_ms() - assigned.acknowledged_ms) / 1000 if behind and assigned.acknowledged_ms else 0
+            age = (
+                max(0, self.clock.now_ms() - assigned.acknowledged_ms) / 1000
+                if behind and assigned.acknowledged_ms
+                else 0
+            )
             self._metrics.lag_records.set(behind, topic=part.topic, partition=part.partition)
             self._metrics.lag_seconds.set(age, topic=part.topic, partition=part.partition)
 

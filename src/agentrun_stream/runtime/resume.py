@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.errors import LostOffsetError
 from agentrun_stream.ports import LogBounds, Part, Publisher, Source, Store
-from agentrun_stream.runtime.batch import Assigned
+from agentrun_stream.runtime.batch import NO_LIMIT, Assigned, RefusedLimit
 from agentrun_stream.telemetry.metrics import Metrics
 
 PartitionOf = Callable[[bytes, int], int]
@@ -58,6 +58,8 @@ class Opener:
     group: str
     epoch: int
     log: FilteringBoundLogger
+    limit: RefusedLimit = NO_LIMIT
+    resume: bool = False
 
     async def open(self, part: Part, number: int, route: Route) -> Assigned:
         """Become the publisher of a partition and find its resume point. The caller starts the source there.
@@ -80,5 +82,6 @@ class Opener:
             )
         assigned = Assigned(part, number, route, self.epoch, lambda key: self.partition_of(key, count), self.group)
         assigned.folded = assigned.acknowledged = resume.offset
+        assigned.limit, assigned.resume_below = self.limit, bounds.end if self.resume else 0
         assigned.refused = await self.store.refused_from(part, resume.offset)
         return assigned

@@ -10,10 +10,20 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from agentrun_stream.codec.cloudevents import Route
+from agentrun_stream.codec.cloudevents import NO_ROUTE, Route
+from agentrun_stream.errors import RefusedShareError
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Clock, Part, Publisher, Record, RunKey, Source, Store
-from agentrun_stream.runtime.batch import Assigned, Batch, Dropped, Loader, PartBatch, PartFolder
+from agentrun_stream.runtime.batch import (
+    NO_LIMIT,
+    Assigned,
+    Batch,
+    Dropped,
+    Loader,
+    PartBatch,
+    PartFolder,
+    RefusedLimit,
+)
 from agentrun_stream.runtime.checkpoint import Checkpointer
 from agentrun_stream.runtime.membership import Membership
 from agentrun_stream.runtime.report import Report
@@ -35,7 +45,9 @@ class WorkerOptions:
     batch_wait_ms: int = 200
     cache_bytes: int = 256 * 1024 * 1024
     routes: Mapping[str, Route] | None = None
-    default_route: Route = Route()
+    default_route: Route = NO_ROUTE
+    refused_limit: RefusedLimit = NO_LIMIT
+    resume: bool = False
 
     def route(self, topic: str) -> Route:
         """What the settings say of a topic."""
@@ -75,6 +87,8 @@ class Worker:
             options.group,
             options.topic_epoch,
             world.log,
+            options.refused_limit,
+            options.resume,
         )
         self.members = Membership(world.source, world.publisher, opener, self._report, options.route)
         self._writing: tuple[asyncio.Task[None], Batch] | None = None
@@ -154,6 +168,10 @@ class Worker:
                 await PartFolder(batch, assigned, self._loader(assigned)).fold(records, end, self._breathe)
             except (Dropped, Abandoned):
                 self.members.reset()  # the rows of the others are in the same batch: all of it is folded again
+                return None
+            except RefusedShareError as error:
+                self.members.reset()
+                self.members.stop(assigned.part, error)
                 return None
         return batch if batch.parts else None
 

@@ -42,7 +42,8 @@ _TABLES: Final = {
 }
 # A window as it is shown, less the same summed straight from its rows, must be nothing; and the other way round.
 _MEASURES: Final = (
-    "sum(tokens_in), sum(tokens_out), sum(tokens_read), sum(tokens_write), sum(tokens_total), sum(cost), sum(n), sum(unknown)"
+    "sum(tokens_in), sum(tokens_out), sum(tokens_read), sum(tokens_write), sum(tokens_total), "
+    "sum(cost), sum(n), sum(unknown)"
 )
 _WINDOWS: Final = f"""
 SELECT ledger, toUnixTimestamp(minute), workspace, agent, {_MEASURES}

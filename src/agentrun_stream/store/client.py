@@ -83,17 +83,24 @@ def _without_values(text: str) -> str:
     return head.strip()[:_TEXT_CHARS_MAX]
 
 
+def server_of(client: Client) -> str:
+    """Where a client connects to, for messages."""
+    return str(getattr(client, "url", "its address"))
+
+
 def execute(client: Client, sql: str, settings: Mapping[str, Any] | None = None) -> None:
     """Run a statement that returns nothing."""
     try:
         client.command(sql, settings=dict(settings or {}))
     except (ClickHouseError, HTTPError, OSError) as error:
-        raise translated(error, client.url) from None
+        raise translated(error, server_of(client)) from None
 
 
-def fetch(client: Client, sql: str, settings: Mapping[str, Any] | None = None, fmt: str = "JSONCompactEachRow") -> bytes:
+def fetch(
+    client: Client, sql: str, settings: Mapping[str, Any] | None = None, fmt: str = "JSONCompactEachRow"
+) -> bytes:
     """Run a query and return its bytes in `fmt`."""
     try:
         return client.raw_query(sql, fmt=fmt, settings=dict(settings or {}))
     except (ClickHouseError, HTTPError, OSError) as error:
-        raise translated(error, client.url) from None
+        raise translated(error, server_of(client)) from None

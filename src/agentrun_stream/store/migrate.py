@@ -17,7 +17,8 @@ _FILE: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")
 _STATEMENT_END: Final = re.compile(r";[ \t]*(?:\n|\Z)")
 _COMMENT: Final = re.compile(r"(?m)^--.*\n?")
 _RECORD: Final = """
-CREATE TABLE IF NOT EXISTS migrations (number UInt32, name String, digest String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))
+CREATE TABLE IF NOT EXISTS migrations
+(number UInt32, name String, digest String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))
 ENGINE = ReplacingMergeTree ORDER BY number
 """
 
@@ -43,10 +44,12 @@ class Migration:
 
 def migrations() -> list[Migration]:
     """Every migration the package holds, in order."""
-    found = []
-    for file in resources.files("agentrun_stream.store").joinpath("migrations").iterdir():
-        if match := _FILE.match(file.name):
-            found.append(Migration(int(match.group(1)), file.name, file.read_text(encoding="utf-8")))
+    files = resources.files("agentrun_stream.store").joinpath("migrations").iterdir()
+    found = [
+        Migration(int(match.group(1)), file.name, file.read_text(encoding="utf-8"))
+        for file in files
+        if (match := _FILE.match(file.name))
+    ]
     return sorted(found, key=lambda m: m.number)
 
 
@@ -81,13 +84,17 @@ def applied(client: Client) -> dict[int, str]:
 def check_current(address: StoreAddress) -> None:
     """Raise ConfigError unless the tables are exactly those of this package."""
     client = connect(address)
-    exists = list(rows_of(client, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'migrations'"))
+    exists = list(
+        rows_of(client, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'migrations'")
+    )
     done = applied(client) if exists[0][0] else {}
     known = migrations()
     _check(known, done)
     missing = [m.name for m in known if m.number not in done]
     if missing:
-        message = f"The tables in database {address.database} are older than this package: {', '.join(missing)} not applied."
+        message = (
+            f"The tables in database {address.database} are older than this package: {', '.join(missing)} not applied."
+        )
         raise ConfigError(message, "Run `agentrun migrate`, or start the worker with `agentrun work --init`.")
 
 

@@ -71,7 +71,23 @@ def rows_of(client: Client, sql: str) -> Iterator[list[Any]]:
 
 def add_object(state: RunState, row: Sequence[Any]) -> None:
     """Put one stored object, as `_OBJECTS` selects it, back into the state of its run."""
-    _, _, kind, object_id, step_type, success, tokens_used, metadata, extra, doc, source, time, version, first, append = row
+    (
+        _,
+        _,
+        kind,
+        object_id,
+        step_type,
+        success,
+        tokens_used,
+        metadata,
+        extra,
+        doc,
+        source,
+        time,
+        version,
+        first,
+        append,
+    ) = row
     pos, time = version >> limits.MAINTENANCE_BITS, time / 1_000_000
     state.pos = max(state.pos, pos)
     if kind == "step":

@@ -150,7 +150,9 @@ def snapshot_row(run: RunState, origin: Origin) -> bytes:
     snap = run.snap
     assert snap is not None
     facts = {name: getattr(snap, name) for name in SNAPSHOT_FACTS}
-    return _object_row(run, "run", "", (dumps(facts, option=_SORTED).decode(), dumps(snap.doc, option=_SORTED).decode(), snap), origin)
+    return _object_row(
+        run, "run", "", (dumps(facts, option=_SORTED).decode(), dumps(snap.doc, option=_SORTED).decode(), snap), origin
+    )
 
 
 def eval_row(run: RunState, eval_id: str, origin: Origin) -> bytes:
