@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -125,7 +126,7 @@ class KafkaStage:
         return KafkaSource(self.address, options, structlog.get_logger())
 
     def publisher(self, group: str = "g") -> Publisher:
-        return KafkaPublisher(self.address, group)
+        return KafkaPublisher(replace(self.address, request_timeout_ms=3_000), group)
 
 
 class Listener:

@@ -267,7 +267,9 @@ def test_an_older_publisher_is_fenced(play: Play) -> None:
 def test_a_fenced_publisher_stays_fenced(play: Play, request: pytest.FixtureRequest) -> None:
     """However often it tries: the loop may retry."""
     if "kafka" in request.node.name:
-        request.applymarker(pytest.mark.xfail(raises=AssertionError, reason="the client's own state machine answers first"))
+        request.applymarker(
+            pytest.mark.xfail(raises=AssertionError, reason="the client's own state machine answers first")
+        )
 
     async def scenario(stage: Stage) -> None:
         runs = await stage.topic()
@@ -307,7 +309,12 @@ def test_send_returns_with_every_record_acknowledged(play: Play) -> None:
     async def scenario(stage: Stage) -> None:
         topic = await stage.topic()
         publisher = stage.publisher("send")
-        sent = [Outgoing(None, b"\xff\x00", partition=0), Outgoing(b"k", b"", (("h", b""),)), Outgoing(b"", None), *some(500)]
+        sent = [
+            Outgoing(None, b"\xff\x00", partition=0),
+            Outgoing(b"k", b"", (("h", b""),)),
+            Outgoing(b"", None),
+            *some(500),
+        ]
         await publisher.send(topic, sent)
         assert await stage.read(topic) == [(r.key, r.value, tuple(r.headers)) for r in sent]
         await publisher.close()

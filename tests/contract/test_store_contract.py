@@ -101,7 +101,13 @@ def test_unknown_runs_are_left_out(store: Store, workspace: str) -> None:
     """Neither a longer nor a shorter id, nor the same id in another workspace, nor the empty one is found."""
     run = RunState(workspace, "known")
     asyncio.run(store.insert("run_objects", [step_row(run, "s", 1)]))
-    near = [(workspace, "know"), (workspace, "known "), (workspace, "KNOWN"), (workspace + "x", "known"), (workspace, "")]
+    near = [
+        (workspace, "know"),
+        (workspace, "known "),
+        (workspace, "KNOWN"),
+        (workspace + "x", "known"),
+        (workspace, ""),
+    ]
     assert load(store, *near) == {}
     assert load(store) == {}
     assert load(store, *near, (workspace, "known"), (workspace, "known")) == {(workspace, "known"): run}
@@ -206,7 +212,9 @@ def test_the_journal_ends_where_its_coverage_first_has_a_gap(
 
 def refused(part: Part, offset: int, reason: str, version: int = 0) -> bytes:
     told = {"workspace": None, "reason": reason, "pointer": "/a'\\\n\"", "keyword": "k", "size": 1, "attempt": 1}
-    return rows.row({**part._asdict(), "offset": offset, **told, "appended_at": 1, "refused_at": 2, "_version": version})
+    return rows.row(
+        {**part._asdict(), "offset": offset, **told, "appended_at": 1, "refused_at": 2, "_version": version}
+    )
 
 
 def test_refused_from_tells_what_stands_from_an_offset_on(store: Store, part: Part) -> None:

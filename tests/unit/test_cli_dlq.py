@@ -1,11 +1,13 @@
-"""Dead letters: which are sent again, with which headers; what workers say at /metrics."""
+"""Decisions of commands: which dead letters are sent again, what /metrics says, what doctor and demo call wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agentrun_stream.cli.demo import Published, _problems
 from agentrun_stream.cli.dlq import Letter, again, newest_attempts
 from agentrun_stream.cli.doctor import FAIL, OK, WARN, _clock, _room
 from agentrun_stream.cli.scrape import ask_worker, parse
+from agentrun_stream.testing.fleet import FleetTotals
 
 
 @dataclass
@@ -77,3 +79,22 @@ def test_doctor_judges_room_and_clocks() -> None:
     assert _clock("c", None, "x").verdict == OK
     assert _clock("c", 0, "x").verdict == FAIL
     assert _clock("c", 0, "x", ahead_only=True).verdict == OK
+
+
+def test_the_demo_names_what_is_not_as_the_fleet_says() -> None:
+    totals = FleetTotals(records=10, runs=2)
+    shown = {
+        "audit_residual": 3,
+        "records": 9,
+        "totals": {"runs": 2, "steps": 0, "evals": 0},
+        "runs_by_status": [{"status": None, "runs": 1}],
+        "cost_by_agent": [{"cost": None}],
+        "refused": [],
+    }
+    found = _problems(shown, Published(totals, 9, 0.0), compare=True)
+    assert [problem.partition(":")[0] for problem in found] == [
+        "the audit found 3 differences",
+        "records acknowledged",
+        "runs by status",
+    ]
+    assert len(_problems(shown, Published(totals, 9, 0.0), compare=False)) == 2

@@ -1,15 +1,20 @@
 """`agentrun audit`: proves from stored data that every record has its effect, once. Must not live here: the checks."""
 
 import sys
+import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from prometheus_client import CollectorRegistry
 
 from agentrun_stream.cli.common import EXIT_NO, DataOption, run, settings_for
-from agentrun_stream.cli.output import Output, OutputOption, as_json, console, table, write
+from agentrun_stream.cli.output import Output, OutputOption, as_json, console, say, table, write
 from agentrun_stream.runtime.audit import CHECKS, Findings
+from agentrun_stream.telemetry.endpoint import Endpoint
 from agentrun_stream.telemetry.logs import clean
+from agentrun_stream.telemetry.metrics import Metrics
 from agentrun_stream.wiring import run_audit
 
 app = typer.Typer()
@@ -30,9 +35,19 @@ _MEANS: Final = {
 def audit(
     data: DataOption = None,
     show: Annotated[int, typer.Option(min=0, help="Differences to print at most.")] = 20,
+    watch: Annotated[
+        float | None,
+        typer.Option("--watch", min=1, help="Audit again every so many seconds, and export the residuals."),
+    ] = None,
+    metrics_port: Annotated[
+        int, typer.Option("--metrics-port", help="Port of /metrics with --watch; 0: a free one.")
+    ] = 0,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Fold the log again up to what is committed and compare every table with it; exit code 1 where anything differs."""
+    if watch is not None:
+        _watch(data, watch, metrics_port)
+        return
     with console(err=True).status("audit") as line:
         progress = (lambda text: line.update(f"audit: {text}")) if sys.stderr.isatty() else (lambda _text: None)
         findings = run(run_audit(settings_for(data), progress))
@@ -42,6 +57,24 @@ def audit(
         _print(findings, show)
     if findings.total:
         raise typer.Exit(EXIT_NO)
+
+
+def _watch(data: Path | None, every_s: float, port: int) -> None:
+    """Audit until Ctrl-C; the residuals of the last one are on /metrics."""
+    settings, registry = settings_for(data), CollectorRegistry()
+    metrics = Metrics(registry, settings.events_topics)
+    endpoint = Endpoint(registry, list, settings.worker.metrics_host, port)
+    say(f"Residuals are on {endpoint.start()}/metrics.")
+    try:
+        while True:
+            findings = run(run_audit(settings))
+            for check, residual in findings.residual.items():
+                metrics.audit_residual.set(residual, check=check)
+            metrics.audit_timestamp_seconds.set(time.time())
+            write(f"{findings.records:,} records, residual {findings.total}")
+            time.sleep(every_s)
+    finally:
+        endpoint.stop()
 
 
 def as_dict(findings: Findings) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 import typer
 
-from agentrun_stream.cli.common import DataOption, settings_for
-from agentrun_stream.cli.output import Output, OutputOption, as_json, table
+from agentrun_stream.cli.common import DataOption, settings_for, store_for
+from agentrun_stream.cli.output import Output, OutputOption, as_json, table, write
 from agentrun_stream.config import catalogue
+from agentrun_stream.store import settings as stored_settings
+from agentrun_stream.store.client import connect
+from agentrun_stream.wiring import shared_settings
 
 app = typer.Typer(name="config", help="Settings.", no_args_is_help=True)
 
@@ -33,3 +36,11 @@ def show(data: DataOption = None, output: OutputOption = Output.TABLE) -> None:
     ]
     columns = {"name": "setting", "value": "value", "unit": "unit", "variable": "variable", "meaning": "meaning"}
     table("", columns, rows)
+
+
+@app.command(epilog="Example: agentrun config apply")
+def apply(data: DataOption = None) -> None:
+    """Put this machine's workspace mapping, tenancy and topic epoch in force for every worker of the store."""
+    settings, address = store_for(data)
+    ordinal = stored_settings.store(connect(address), shared_settings(settings))
+    write(f"Settings number {ordinal} are in force. Workers that were started with others will not start again.")
