@@ -1,9 +1,5 @@
 """The system on one screen: what happens to a record, and in which order a checkpoint writes.
 
-    record -> decode -> fold -> rows, accruals      per record, objects die young
-    run    -> project -> rows, settlements, record  per run that a batch changed
-    batch  -> checkpoint, phase by phase            one at a time; a failure means: nothing later happens
-
 Must not live here: I/O. The loop (runtime/) walks these tables.
 """
 
@@ -15,7 +11,7 @@ from agentrun_stream.processors.fold import fold
 from agentrun_stream.processors.project import project
 from agentrun_stream.processors.publish import run_record
 
-__all__ = ["PHASES", "STAGES", "Phase", "decode", "fold", "project", "run_record"]
+__all__ = ["PHASES", "Phase", "decode", "fold", "project", "run_record"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +23,9 @@ class Phase:
     why: str
 
 
-STAGES: Final = {
-    "decode": decode,
-    "fold": fold,
-    "project": project,
-    "publish": run_record,
-}
-
+# record -> decode -> fold -> rows, accruals       per record, so that its objects die young
+# run    -> project -> rows, settlements, record   per run that a batch changed
+# batch  -> these phases                           one at a time; a failure means that nothing later happens
 PHASES: Final = (
     Phase(
         "facts", ("accruals", "refused", "evidence"), "before the objects that would make their event already folded"

@@ -56,3 +56,12 @@ def test_durations_are_for_people(ms: float, shown: str) -> None:
 def test_a_pipe_gets_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
     output.table("", {"a": "a", "b": "b"}, [{"a": "x" * 90, "b": "y" * 90}])
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_narrow_terminal_still_shows_the_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "PIPE_WIDTH", 60)
+    columns = {"id": "run", **{f"c{i}": f"column {i}" for i in range(8)}}
+    output.table("", columns, [{"id": "tau-airline-40-2", **{f"c{i}": "some text" for i in range(8)}}])
+    assert "tau-airline-40-2" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ from agentrun_stream.telemetry.logs import clean
 
 UNKNOWN: Final = "-"
 PIPE_WIDTH: Final = 400
+KEY_WIDTH: Final = 28
 Rows = Sequence[Mapping[str, Any]]
 
 _STATUS_STYLE: Final = {
@@ -103,18 +104,18 @@ def table(title: str, columns: Mapping[str, str], rows: Rows, formats: Formats |
 def make_table(title: str, columns: Mapping[str, str], rows: Rows, formats: Formats | None = None) -> Table:
     """The table itself, for those who print several at once."""
     made = Table(title=Text(title, style="bold") if title else None, title_justify="left", box=None, pad_edge=False)
-    for name, heading in columns.items():
+    cells = [[cell(row.get(name), (formats or {}).get(name)) for name in columns] for row in rows]
+    for at, (name, heading) in enumerate(columns.items()):
         numeric = bool(rows) and all(isinstance(row.get(name), int | float | Decimal | None) for row in rows)
-        # The first column is what a person copies: a run id, a place, a name.
-        first = not made.columns
-        made.add_column(
-            Text(heading),
-            justify="right" if numeric else "left",
-            no_wrap=not first,
-            overflow="fold" if first else "ellipsis",
-        )
-    for row in rows:
-        made.add_row(*(cell(row.get(name), (formats or {}).get(name)) for name in columns))
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        if at == 0:
+            # What a person copies (a run id, a place, a name): it is broken before it is cut.
+            widest = max((len(line[0].plain) for line in cells), default=0)
+            made.add_column(Text(heading), justify=justify, overflow="fold", min_width=min(widest, KEY_WIDTH))
+        else:
+            made.add_column(Text(heading), justify=justify, no_wrap=True, overflow="ellipsis")
+    for line in cells:
+        made.add_row(*line)
     return made
 
 

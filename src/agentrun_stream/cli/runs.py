@@ -32,7 +32,7 @@ def runs(
         write("No run matches.")
         return
     columns = {"id": "run", "agent_id": "agent", "status": "status", "outcome": "outcome", "started_at": "started"}
-    columns |= {"duration_ms": "took", "steps": "steps", "failed_tool_calls": "failed calls", "cost_reported": "cost"}
+    columns |= {"duration_ms": "took", "steps": "steps", "failed_tool_calls": "failed", "cost_reported": "cost"}
     if len({row["workspace"] for row in found}) > 1:
         columns = {"workspace": "workspace", **columns}
     table("", columns, found, {"started_at": moment, "duration_ms": milliseconds, "cost_reported": money})

@@ -12,14 +12,13 @@ from agentrun_stream import limits
 from agentrun_stream.codec.cloudevents import (
     DEFAULT_WORKSPACE,
     Route,
-    decode,
     workspace_of,
 )
 from agentrun_stream.codec.fast import PlainStep, plain_step
 from agentrun_stream.errors import RefusedShareError
 from agentrun_stream.model.event import EXPIRE, Event, Refusal
 from agentrun_stream.model.run import RunState, position
-from agentrun_stream.pipeline import fold, project, run_record
+from agentrun_stream.pipeline import decode, fold, project, run_record
 from agentrun_stream.ports import Outgoing, Part, Record, RunKey
 from agentrun_stream.processors.fold import FOLDED, LATE, REPEATED, STALE, Folded, Place, fold_new_step
 from agentrun_stream.processors.publish import run_key

@@ -60,7 +60,7 @@ class Workers:
         with suppress(FileNotFoundError):
             log_file.rename(log_file.with_suffix(".log.1"))
         # A static member: one that is started again after a kill has its place at once, not after a time-out.
-        environment = {**self._environment, "AGENTRUN_WORKER__INSTANCE_ID": f"local-{index}"}
+        environment = {"AGENTRUN_WORKER__INSTANCE_ID": f"local-{index}", **self._environment}
         settings = [f"{name}={value}" for name, value in environment.items()]
         # `env` sets them and becomes the worker: the environment itself is the settings' business alone.
         argv = [shutil.which("env") or "/usr/bin/env", *settings, *_command(), "work"]
