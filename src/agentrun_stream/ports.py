@@ -68,7 +68,10 @@ class Source(Protocol):
         ...
 
     async def poll(self, wait_ms: int, records_max: int) -> Mapping[Part, Sequence[Record]]:
-        """Committed records, in offset order per partition; empty after `wait_ms`. MUST NOT skip any record."""
+        """Committed records, in offset order per partition; empty after `wait_ms`. MUST NOT skip any record.
+
+        Raises LostOffsetError where the log no longer holds what is due, UnavailableError where the broker is away.
+        """
         ...
 
     async def keep_alive(self) -> None:
@@ -112,7 +115,11 @@ class Publisher(Protocol):
         ...
 
     async def publish(self, part: Part, topic: str, records: Sequence[Outgoing]) -> None:
-        """Publish in one transaction. MUST NOT return before it is committed; raises FencedError when no longer the only one."""
+        """Publish in one transaction. MUST NOT return before it is committed.
+
+        Raises FencedError when no longer the only one, UnavailableError when it may or may not be committed: then the
+        partition has to be fenced again before anything else is published.
+        """
         ...
 
     async def send(self, topic: str, records: Sequence[Outgoing]) -> None:

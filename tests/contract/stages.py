@@ -116,8 +116,8 @@ class KafkaStage:
         end = (await consumer.end_offsets([tp]))[tp]
         found: list[Read] = []
         while await consumer.position(tp) < end:
-            for record in (await consumer.getmany(timeout_ms=200)).get(tp, []):
-                found.append((record.key, record.value, tuple(record.headers)))
+            records = (await consumer.getmany(timeout_ms=200)).get(tp, [])
+            found.extend((r.key, r.value, tuple(r.headers)) for r in records)
         await consumer.stop()
         return found
 

@@ -216,11 +216,11 @@ def merge(run: Run, event: Logged) -> None:
     for name, value in event.data.items():
         if value is None or name in ("steps", "eval"):
             continue
-        if name in MERGED and (event.kind == "patch" or not run.seen):
-            given = {k: v for k, v in value.items() if v is not None}
-            # Under a first snapshot only what a patch left behind is merged with; alone, it stays as it was given.
-            value = (run.members.get(name) or {}) | given if event.kind == "patch" or name in run.members else value
-        run.members[name] = value
+        under_first = not run.seen and name in run.members
+        if name in MERGED and (event.kind == "patch" or under_first):
+            run.members[name] = (run.members.get(name) or {}) | {k: v for k, v in value.items() if v is not None}
+        else:
+            run.members[name] = value
 
 
 def move(run: Run, event: Logged, *, repeated: bool) -> None:
@@ -231,9 +231,12 @@ def move(run: Run, event: Logged, *, repeated: bool) -> None:
     if not ends and run.closed_by == "lease":
         reopen(run, event)
     elif ends:
-        run.corrections += run.closed_by == "runtime" and not repeated
+        was_closed = run.closed_by == "runtime"
+        run.corrections += was_closed and not repeated
         run.closed_by = "runtime"
-        settle(run, *ending(run, event))
+        moment, basis = ending(run, event)
+        if event.data.get("status") is not None or not was_closed or basis != "closing_event":
+            settle(run, moment, basis)
 
 
 def ending(run: Run, event: Logged) -> tuple[float, str]:

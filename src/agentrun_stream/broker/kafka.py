@@ -14,6 +14,7 @@ from aiokafka.errors import (
     IllegalStateError,
     InvalidProducerEpoch,
     KafkaError,
+    OffsetOutOfRangeError,
     ProducerFenced,
 )
 from aiokafka.partitioner import murmur2
@@ -21,7 +22,7 @@ from aiokafka.structs import OffsetAndMetadata
 from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream import limits
-from agentrun_stream.errors import FencedError, UnavailableError
+from agentrun_stream.errors import FencedError, LostOffsetError, UnavailableError
 from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record
 
 _NO_PARTITION: Final = TopicPartition("agentrun-keep-alive", 0)
@@ -119,7 +120,12 @@ class KafkaSource:
 
     async def poll(self, wait_ms: int, records_max: int) -> Mapping[Part, Sequence[Record]]:
         """See `ports.Source.poll`."""
-        polled = await self.consumer.getmany(timeout_ms=wait_ms, max_records=records_max)
+        try:
+            polled = await self.consumer.getmany(timeout_ms=wait_ms, max_records=records_max)
+        except OffsetOutOfRangeError:
+            raise LostOffsetError("The log no longer holds the offsets that are due.", "") from None
+        except KafkaError as error:
+            raise unavailable(error, self._address) from None
         return {Part(tp.topic, tp.partition): records for tp, records in polled.items()}
 
     async def keep_alive(self) -> None:
@@ -219,6 +225,9 @@ class KafkaPublisher:
         try:
             await self._send_all(self._plain, topic, records)
         except KafkaError as error:
+            # What it still holds may or may not have arrived; a fresh one begins with nothing. A repeat is harmless.
+            broken, self._plain = self._plain, None
+            await _stop(broken)
             raise unavailable(error, self._address, topic) from None
 
     async def partitions(self, topic: str) -> int:

@@ -10,12 +10,12 @@ from typing import Final
 
 from agentrun_stream.broker.kafka import partition_of
 from agentrun_stream.errors import FencedError, UnavailableError
-from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part
+from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record
 
 _NEXT: Final = "Make the topic first: `MemoryBroker.create`."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MemoryRecord:
     """`ports.Record`."""
 
@@ -215,10 +215,10 @@ class MemorySource:
         self,
         wait_ms: int,  # noqa: ARG002 - nothing here waits
         records_max: int,
-    ) -> Mapping[Part, Sequence[MemoryRecord]]:
+    ) -> Mapping[Part, Sequence[Record]]:
         """See `ports.Source.poll`."""
         await self.meet()
-        found: dict[Part, list[MemoryRecord]] = {}
+        found: dict[Part, Sequence[Record]] = {}
         for part, place in self._places.items():
             if not place.paused:
                 taken = self._take(part, place, records_max)

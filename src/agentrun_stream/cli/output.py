@@ -23,7 +23,6 @@ from agentrun_stream.telemetry.logs import clean
 
 UNKNOWN: Final = "-"
 PIPE_WIDTH: Final = 400
-KEY_WIDTH: Final = 28
 Rows = Sequence[Mapping[str, Any]]
 
 _STATUS_STYLE: Final = {
@@ -108,12 +107,8 @@ def make_table(title: str, columns: Mapping[str, str], rows: Rows, formats: Form
     for at, (name, heading) in enumerate(columns.items()):
         numeric = bool(rows) and all(isinstance(row.get(name), int | float | Decimal | None) for row in rows)
         justify: Literal["left", "right"] = "right" if numeric else "left"
-        if at == 0:
-            # What a person copies (a run id, a place, a name): it is broken before it is cut.
-            widest = max((len(line[0].plain) for line in cells), default=0)
-            made.add_column(Text(heading), justify=justify, overflow="fold", min_width=min(widest, KEY_WIDTH))
-        else:
-            made.add_column(Text(heading), justify=justify, no_wrap=True, overflow="ellipsis")
+        # The first is what a person copies (a run id, a place, a name): on a narrow terminal the others are broken first.
+        made.add_column(Text(heading), justify=justify, no_wrap=at == 0, overflow="fold")
     for line in cells:
         made.add_row(*line)
     return made
@@ -147,6 +142,11 @@ def milliseconds(value: Any) -> str:
 def moment(value: Any) -> str:
     """A time of ISO 8601, to the second."""
     return str(value).replace("T", " ")[:19]
+
+
+def minute(value: Any) -> str:
+    """A time of ISO 8601, to the minute."""
+    return moment(value)[:16]
 
 
 def moment_ms(value: Any) -> str:

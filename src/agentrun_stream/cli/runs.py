@@ -1,13 +1,15 @@
 """`agentrun runs`: the list of runs."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from agentrun_stream.cli.common import DataOption, client_for, since
-from agentrun_stream.cli.output import Output, OutputOption, as_json, milliseconds, moment, money, table, write
+from agentrun_stream.cli.output import Output, OutputOption, as_json, console, milliseconds, minute, money, table, write
 from agentrun_stream.store.queries import RunFilter, list_runs
+
+WIDE: Final = 110
 
 app = typer.Typer()
 
@@ -35,4 +37,6 @@ def runs(
     columns |= {"duration_ms": "took", "steps": "steps", "failed_tool_calls": "failed", "cost_reported": "cost"}
     if len({row["workspace"] for row in found}) > 1:
         columns = {"workspace": "workspace", **columns}
-    table("", columns, found, {"started_at": moment, "duration_ms": milliseconds, "cost_reported": money})
+    if console().width < WIDE:
+        columns = {name: heading for name, heading in columns.items() if name not in {"outcome", "failed_tool_calls"}}
+    table("", columns, found, {"started_at": minute, "duration_ms": milliseconds, "cost_reported": money})

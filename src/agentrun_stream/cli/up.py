@@ -89,6 +89,7 @@ class Stop:
             os._exit(EXIT_INTERRUPTED)
         self.event.set()
         if not self.armed:
+            sys.stderr.write("agentrun: Stopping; the same signal again ends everything at once.\n")
             raise KeyboardInterrupt
 
 

@@ -190,7 +190,9 @@ def _run_id(kind: str, attributes: dict[str, Any] | None, data: dict[str, Any], 
 def _check_times(event: Event, attributes: dict[str, Any] | None, append_ms: int) -> None:
     """Read every time of the object once, hold it against the contract's bounds, and set the event time."""
     obj, latest = event.obj, (append_ms + limits.FUTURE_MS_MAX) / 1000
-    event.times = times = _span(obj, latest, "")
+    if event.kind in (RUN, PATCH, STEP):  # in the other kinds, members of these names are unknown members
+        event.times = _span(obj, latest, "")
+    times = event.times
     if event.kind in (RUN, PATCH):
         event.step_times = [_span(step, latest, f"/steps/{i}") for i, step in enumerate(obj.get("steps") or ())]
         created = (obj.get("provenance") or {}).get("created_at")
@@ -199,7 +201,7 @@ def _check_times(event: Event, attributes: dict[str, Any] | None, append_ms: int
     stamp = attributes.get("time") if attributes is not None else None
     if stamp is not None:
         # Most steps end when they are reported: the same text need not be read twice.
-        moment = times[1] if stamp == obj.get("ended_at") else time_s(stamp)
+        moment = times[1] if times[1] is not None and stamp == obj["ended_at"] else time_s(stamp)
         if moment is None:
             raise _RefusedError("schema", "/time", "format")
         event.time_s, event.stamped = moment, True

@@ -30,6 +30,8 @@ LATE: Final = "late"
 STALE: Final = "stale"
 NO_EFFECT: Final = "no_effect"
 
+CLOSING_EVENT: Final = "closing_event"
+
 _MERGED: Final = ("cost", "provenance", "metadata")
 _APART: Final = frozenset({"steps", "eval"})
 _new = tuple.__new__
@@ -129,19 +131,24 @@ def _fold_run(state: RunState, event: Event, at: Place) -> Folded:
     out = Folded(REPEATED if snap is not None and _same_stamp(event, snap) else FOLDED)
     snap = _own(state, event, at)
     before = snap.doc, snap.cost_raw
+    snap.source, snap.time_s = event.source, event.time_s
     if event.kind == PATCH:
         snap.doc, snap.cost_raw = _patched(snap, event)
     else:
         snap.doc, snap.cost_raw = _replaced(snap, event)
-        snap.seen, snap.source = True, event.source
-        snap.time_s = event.time_s
+        snap.seen = True
     snap.started_s = event.times[0] or snap.started_s
     snap.ended_s = event.times[1] or snap.ended_s
+    corrections = snap.corrections
     _move(snap, effect, event, at)
+    if out.outcome == REPEATED:
+        snap.corrections = corrections  # told twice, corrected once
     _touch(snap, out, at)
     out.accruals.extend(ledger.book_snapshot(snap, *before))
-    for position, (step, times) in enumerate(zip(event.obj.get("steps") or (), event.step_times, strict=True)):
-        _embedded_step(state, out, (step.get("id") or f"#{position}", step, times), event, at)
+    # Of several steps with one id the last counts: an event books each object once.
+    steps = zip(event.obj.get("steps") or (), event.step_times, strict=True)
+    for step_id, step in {s.get("id") or f"#{i}": (s, times) for i, (s, times) in enumerate(steps)}.items():
+        _embedded_step(state, out, (step_id, *step), event, at)
     evaluation = event.obj.get("eval")
     if evaluation is not None:
         _put_eval(state, out, evaluation, event, at)
@@ -168,7 +175,7 @@ def _fold_lease(state: RunState, event: Event, at: Place) -> Folded:
     out = Folded(FOLDED)
     snap = _own(state, event, at)
     snap.closed_by = CLOSED_BY_LEASE
-    _settle(snap, at.append_ms / 1000, "closing_event")
+    _settle(snap, at.append_ms / 1000, CLOSING_EVENT)
     _touch(snap, out, at)
     return out
 
@@ -237,13 +244,14 @@ def _given(members: dict[str, Any]) -> dict[str, Any]:
 
 def _move(snap: Snapshot, effect: str, event: Event, at: Place) -> None:
     """Let the status follow: close, correct, or reopen what a lease had closed."""
-    if event.kind == PATCH and not snap.seen:
-        return  # kept for the first snapshot, which alone opens or closes the run
-    if snap.doc.get("status") in TERMINAL and effect != "replace":
-        snap.corrections += effect in ("correct", "amend") and snap.closed_by == CLOSED_BY_RUNTIME
+    # A patch before the first snapshot is kept for it: the snapshot alone closes the run.
+    if snap.seen and snap.doc.get("status") in TERMINAL and effect != "replace":
+        was_closed = snap.closed_by == CLOSED_BY_RUNTIME
+        snap.corrections += effect in ("correct", "amend") and was_closed
         snap.closed_by = CLOSED_BY_RUNTIME
         moment, basis = _settle_time(snap, event, at)
-        _settle(snap, moment, basis)
+        if basis != CLOSING_EVENT or effect != "amend" or not was_closed:  # what amends a closed run did not close it
+            _settle(snap, moment, basis)
     elif snap.closed_by is not None:
         _open_again(snap, at)
 
@@ -259,8 +267,8 @@ def _settle_time(snap: Snapshot, event: Event, at: Place) -> tuple[float, str]:
         if moment <= latest:
             return moment, "duration"
     if limits.EARLIEST_TIME_S <= event.time_s <= latest:
-        return event.time_s, "closing_event"
-    return at.append_ms / 1000, "closing_event"
+        return event.time_s, CLOSING_EVENT
+    return at.append_ms / 1000, CLOSING_EVENT
 
 
 def _settle(snap: Snapshot, moment_s: float, basis: str) -> None:

@@ -355,6 +355,8 @@ class PartFolder:
         pos = position(self._assigned.epoch, record.offset)
         if reason == "run_too_large" and pos > state.pos:
             self._note(state, event, fold(state, event, Place(pos, record.timestamp)), was_closed=state.closed)
+        elif pos <= state.pos:
+            self._touch(state)  # its count of refused steps may not be projected yet
         self._refuse(record, Refusal(reason, pointer, keyword, event.workspace), part)
 
     def _refuse(self, record: Record, refusal: Refusal, part: PartBatch) -> None:

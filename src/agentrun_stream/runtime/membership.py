@@ -66,6 +66,9 @@ class Membership:
 
     async def on_revoked(self, parts: Sequence[Part]) -> None:
         """See `ports.GroupListener.on_revoked`: the checkpoint being written may end, nothing new begins."""
+        # First of all, so that an opening that ends meanwhile finds that the partition is not ours any more.
+        self._held -= set(parts)
+        self._pending = [p for p in self._pending if p not in parts]
         gone = [self.parts.pop(p) for p in parts if p in self.parts]
         if self.writing is not None and gone:
             await asyncio.wait({self.writing}, timeout=_REVOKE_WAIT_S)
@@ -77,8 +80,6 @@ class Membership:
             await self._publisher.release(part)
             self._stopped.pop(part, None)
             self._report.forget(part)
-        self._held -= set(parts)
-        self._pending = [p for p in self._pending if p not in parts]
         self._suspects = []
         if parts:
             self._report.rebalanced()
@@ -97,7 +98,7 @@ class Membership:
         """Open what is pending and may be tried now."""
         now = self._report.clock.monotonic_s()
         for part, (_, until) in list(self._stopped.items()):
-            if until <= now:
+            if until <= now and part not in self._pending:
                 self._pending.append(part)
         only = self._suspects[0][0] if self._suspects else None
         for part in list(self._pending):
@@ -132,6 +133,12 @@ class Membership:
         self._source.start(part, assigned.folded)
         self._report.log.info("partition opened", topic=part.topic, partition=part.partition, offset=assigned.folded)
 
+    def give_up(self) -> None:
+        """Let everything that waits end: the worker stops, and nobody answers."""
+        self._pending, self._suspects = [], []
+        for assigned in self.parts.values():
+            assigned.lost = True
+
     def own(self, parts: Iterable[PartBatch]) -> bool:
         """Whether every partition of a batch is still of the assignment that made it."""
         return all(self.parts.get(p.assigned.part) is p.assigned and not p.assigned.lost for p in parts)
@@ -157,7 +164,7 @@ class Membership:
                 self.stop(part, error)
         elif isinstance(error, StoreRejectedError):
             self._probe(batch, error)
-        elif isinstance(error, AgentrunError):
+        elif isinstance(error, AgentrunError) and not isinstance(error, UnavailableError):
             raise error
         self._report.log.warning("checkpoint abandoned", why=type(error).__name__, records=batch.records)
 
@@ -172,7 +179,6 @@ class Membership:
                 code=error.code,
             )
             self.stop(part, stopped)
-            self._suspects = [s for s in self._suspects if s[0] != part]
             return
         self._probe_max = max(1, batch.records // _PROBE_DIVISOR)
         if not self._suspects:
@@ -203,6 +209,7 @@ class Membership:
                 next=error.next_step,
             )
         self._pending = [p for p in self._pending if p != part]
+        self._suspects = [s for s in self._suspects if s[0] != part]  # nobody else waits for what stands still
         self._stopped[part] = (error, self._report.clock.monotonic_s() + REOPEN_S)
         self._report.stopped(part, reason)
 

@@ -11,7 +11,7 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream.codec.cloudevents import NO_ROUTE, Route
-from agentrun_stream.errors import RefusedShareError
+from agentrun_stream.errors import LostOffsetError, RefusedShareError, UnavailableError
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Clock, Part, Publisher, Record, RunKey, Source, Store
 from agentrun_stream.runtime.batch import (
@@ -32,6 +32,7 @@ from agentrun_stream.runtime.retry import Abandoned, insist
 from agentrun_stream.telemetry.metrics import Metrics
 
 KEEP_ALIVE_S: Final = 1.0
+STOP_PATIENCE_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,14 @@ class Worker:
         """Work until `stop`. Raises UnavailableError where the broker can't be reached at the start."""
         await self._world.source.open(self.members)
         alive = asyncio.ensure_future(self._stay_alive())
+        patience = asyncio.ensure_future(self._lose_patience())
         try:
             while not self._stopping.is_set():
                 await self._cycle()
             await self._written()
         finally:
             alive.cancel()
+            patience.cancel()
             if self._writing is not None:
                 self._writing[0].cancel()
             await self._world.source.close()
@@ -127,10 +130,16 @@ class Worker:
             if self._report.waiting:
                 await self._world.source.keep_alive()
 
+    async def _lose_patience(self) -> None:
+        """A stop waits for the batch at hand, but not for ever: what was not written is folded again by the next owner."""
+        await self._stopping.wait()
+        await self._clock.sleep(STOP_PATIENCE_S)
+        self.members.give_up()
+
     async def _cycle(self) -> None:
         started = self._clock.monotonic_s()
         await self.members.open_pending()
-        polled = await self._world.source.poll(self._options.batch_wait_ms, self._batch_max)
+        polled = await self._poll()
         batch = await self._prepare(self._covered(polled))
         if await self._written() and batch is not None and self.members.own(batch.parts.values()):
             task = asyncio.ensure_future(self._checkpointer.write(batch))
@@ -143,6 +152,19 @@ class Worker:
             # A trickle: let it gather, so that the store gets a few parts a second and not fifty.
             spent = self._clock.monotonic_s() - started
             await self._clock.sleep(max(0.0, self._options.batch_wait_ms / 1000 - spent))
+
+    async def _poll(self) -> Mapping[Part, Sequence[Record]]:
+        try:
+            polled = await self._world.source.poll(self._options.batch_wait_ms, self._batch_max)
+        except LostOffsetError:
+            self.members.reset()  # opening it again says which partition, and stops it
+            return {}
+        except UnavailableError as error:
+            self._report.say("broker's records", KEEP_ALIVE_S, error)
+            await self._clock.sleep(KEEP_ALIVE_S)
+            return {}
+        self._report.say("broker's records", 0.0, None)
+        return polled
 
     def _covered(self, polled: Mapping[Part, Sequence[Record]]) -> list[tuple[Assigned, Sequence[Record], int]]:
         """What was polled of our partitions, and the offset up to which it covers each, control records included."""
@@ -204,6 +226,7 @@ class Worker:
             self._acknowledge(batch)
             return True
         self.members.failed(batch, error)
+        self._batch_max = self.members.batch_max(self._options.batch_records_max)
         return False
 
     def _acknowledge(self, batch: Batch) -> None:

@@ -168,15 +168,16 @@ class Supervisor:
 
     def _wait_for_leftover(self, folder: Path) -> None:
         """A stack that was killed may still be writing its last rows; the folder is ours when it is done."""
-        deadline = time.monotonic() + LEFTOVER_WAIT_S
+        started = time.monotonic()
         private_folder(folder)
         while True:
             try:
                 FolderLock(folder, folder.name).release()
             except EmbeddedError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > started + LEFTOVER_WAIT_S:
                     raise
-                time.sleep(POLL_S)
+                self._say(f"Waiting for what still writes to {folder}.")
+                time.sleep(1.0)
             else:
                 return
 
