@@ -14,6 +14,7 @@ TERMINAL = ("completed", "failed", "cancelled", "timeout")
 TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "total_tokens")
 MERGED = ("cost", "provenance", "metadata")
 HOUR_MS = 3_600_000
+CENT = Decimal("1e-12")  # money is kept with 12 decimals, rounded half-even
 
 Json = dict[str, Any]
 Amounts = dict[str, Decimal]
@@ -298,7 +299,7 @@ def usages(run: Run) -> dict[str, Amounts]:
     cost = run.members.get("cost") or {}
     stated = {name: Decimal(int(cost[name])) for name in TOKENS if cost.get(name) is not None}
     if cost.get("cost_usd") is not None:
-        stated["cost_reported"] = Decimal(str(cost["cost_usd"]))
+        stated["cost_reported"] = Decimal(str(cost["cost_usd"])).quantize(CENT)
     found["run"] = stated
     return found
 

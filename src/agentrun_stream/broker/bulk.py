@@ -17,7 +17,7 @@ from agentrun_stream.errors import ConfigError, UnavailableError
 
 _BATCH_BYTES: Final = 512 * limits.KIB
 _KEYS_REMEMBERED: Final = 100_000  # hashing a key costs ten times what appending a record does
-_SEND_TIMEOUT_S: Final = 120.0
+_STALL_S: Final = 60.0  # without one acknowledgement; the client itself would go on for ever
 # What a record may have besides its value: key, headers, and the batch's own head.
 ENVELOPE_BYTES_MAX: Final = 64 * limits.KIB
 
@@ -98,13 +98,15 @@ class BulkProducer:
             await self._dispatch(partition, batch, records)
         self._open.clear()
         while self._waiting:
-            await asyncio.wait(self._waiting)
+            settled, _ = await asyncio.wait(self._waiting, timeout=_STALL_S, return_when=asyncio.FIRST_COMPLETED)
+            if not settled:
+                raise self._unavailable(TimeoutError())
         self._raise_failed()
 
     async def _dispatch(self, partition: int, batch: Any, records: int) -> None:
         self._raise_failed()
         try:
-            async with asyncio.timeout(_SEND_TIMEOUT_S):
+            async with asyncio.timeout(_STALL_S):
                 future = await self._producer.send_batch(batch, self._topic, partition=partition)
         except (KafkaError, TimeoutError) as error:
             raise self._unavailable(error) from None

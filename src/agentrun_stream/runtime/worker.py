@@ -96,6 +96,7 @@ class Worker:
         self._batches = 0
         self._acknowledged = 0
         self._batch_max = options.batch_records_max
+        self._trickle = True
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -139,6 +140,8 @@ class Worker:
     async def _cycle(self) -> None:
         started = self._clock.monotonic_s()
         await self.members.open_pending()
+        if self._trickle:
+            await self._written()  # what comes meanwhile goes into the next batch, and not into the one after it
         polled = await self._poll()
         batch = await self._prepare(self._covered(polled))
         if await self._written() and batch is not None and self.members.own(batch.parts.values()):
@@ -148,8 +151,9 @@ class Worker:
         elif batch is not None:
             self.members.reset()
         self._report.lag(self.members.parts, self._world.source)
-        if sum(map(len, polled.values())) < self._batch_max // 2:
-            # A trickle: let it gather, so that the store gets a few parts a second and not fifty.
+        self._trickle = sum(map(len, polled.values())) < self._batch_max // 2
+        if self._trickle:
+            # Let it gather, so that the store gets a few parts a second and not fifty.
             spent = self._clock.monotonic_s() - started
             await self._clock.sleep(max(0.0, self._options.batch_wait_ms / 1000 - spent))
 
