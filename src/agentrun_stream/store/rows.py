@@ -217,5 +217,5 @@ def accrual_row(run: RunState, accrual: Accrual, place: tuple[int, int], origin:
 
 
 def row(values: dict[str, Any]) -> bytes:
-    """The row of any other table, by column name."""
-    return dumps(values)
+    """The row of any other table, by column name. What is unknown is left out: the store reads that as NULL, and faster."""
+    return dumps({name: value for name, value in values.items() if value is not None})
