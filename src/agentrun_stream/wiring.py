@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ def kafka_address(settings: Settings) -> KafkaAddress:
     """Where the broker is, by the settings or the running local stack."""
     kafka = settings.kafka
     security: dict[str, Any] = {"security_protocol": kafka.security_protocol}
+    if kafka.security_protocol.endswith("SSL"):
+        security["ssl_context"] = ssl.create_default_context()
     if kafka.password is not None:
         security |= {
             "sasl_mechanism": kafka.sasl_mechanism,

@@ -103,7 +103,7 @@ def _zero(part: Part, record: Record, name: tuple[str, str, str, str], version: 
         "workspace": workspace,
         "run_id": run_id,
         "basis": basis,
-        "appended_at": record.timestamp,
+        "appended_at": record.timestamp / rows.MS,
         "_version": version,
     }
 
@@ -119,7 +119,7 @@ def _refused(part: Part, record: Record, workspace: str, keyword: str) -> dict[s
         "keyword": keyword,
         "size": len(record.value or b""),
         "attempt": attempt_of(record.headers),
-        "appended_at": record.timestamp,
-        "refused_at": time.time_ns() // 1_000_000,
+        "appended_at": record.timestamp / rows.MS,
+        "refused_at": time.time(),
         "_version": 1,
     }

@@ -1,0 +1,119 @@
+"""One partition from its log to its tables, on the twins, batch by batch: cuts, evictions and crashes are chosen outside.
+
+Must not live here: the loop (the simulation drives the real one), expectations.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+from prometheus_client import CollectorRegistry
+
+from agentrun_stream import topics
+from agentrun_stream.broker.memory import MemoryBroker, MemoryPublisher, MemoryRecord, MemorySource
+from agentrun_stream.codec.cloudevents import Route
+from agentrun_stream.model.run import RunState
+from agentrun_stream.ports import Outgoing, Part, RunKey
+from agentrun_stream.runtime.batch import Assigned, Batch, PartFolder
+from agentrun_stream.runtime.checkpoint import Checkpointer
+from agentrun_stream.store.memory import MemoryStore
+from agentrun_stream.telemetry.metrics import Metrics
+from property.oracle import Logged
+from property.stories import record
+
+PART = Part(topics.EVENTS, 0)
+METRICS = Metrics(CollectorRegistry())
+
+
+class CrashError(Exception):
+    """The machine is gone."""
+
+
+class CrashingStore(MemoryStore):
+    """Crashes before the insert that `left` counts down to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: int | None = None
+
+    async def insert(self, table: str, rows: Sequence[bytes]) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise CrashError
+        await super().insert(table, rows)
+
+
+class StillClock:
+    """`ports.Clock` that stands still and lets nobody wait."""
+
+    def now_ms(self) -> int:
+        return 1_800_000_000_000
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    def jitter(self) -> float:
+        return 0.5
+
+
+class Lane:
+    """A log of made-up events, and the store that they are folded into."""
+
+    def __init__(self, log: Sequence[Logged], chance: Random) -> None:
+        self.store = CrashingStore()
+        self.chance = chance
+        self.log = log
+        clock = StillClock()
+        self.broker = MemoryBroker(clock.now_ms)
+        self.broker.create(topics.RUNS, 1)
+        self.broker.create(topics.DEAD_LETTERS, 1)
+        self.broker.create(topics.EVENTS, 1)
+        self.publisher = MemoryPublisher(self.broker, "g")
+        source = MemorySource(self.broker, "g", [topics.EVENTS], "m")
+        self._checkpointer = Checkpointer(self.store, self.publisher, source, clock, METRICS)
+        self._records = [_as_record(event, record(event, chance)) for event in log]
+
+    def run(self, *, crashes: float = 0.3, evict: float = 0.3, most: int = 12) -> None:
+        """Fold everything: batches of up to `most` records; the shares say how often a crash or an eviction comes."""
+        asyncio.run(self._run(crashes, evict, most))
+
+    async def _run(self, crashes: float, evict: float, most: int) -> None:
+        assigned, number, end = await self._assigned(), 0, len(self.log)
+        while assigned.folded < end:
+            number += 1
+            self.store.left = self.chance.randrange(8) if self.chance.random() < crashes else None
+            try:
+                await self._batch(assigned, number, min(end, assigned.folded + self.chance.randint(1, most)))
+            except CrashError:
+                assigned = await self._assigned()
+                continue
+            if self.chance.random() < evict:
+                assigned.cache.trim(0, number)
+
+    async def _assigned(self) -> Assigned:
+        await self.publisher.fence(PART)
+        assigned = Assigned(PART, 1, Route(), 0, lambda _key: 0, "g")
+        assigned.folded = ((await self.store.journal_end(PART)) or (0, 0))[1]
+        assigned.refused = await self.store.refused_from(PART, assigned.folded)
+        return assigned
+
+    async def _batch(self, assigned: Assigned, number: int, end: int) -> None:
+        batch = Batch(number, 1_800_000_000_000)
+        folder = PartFolder(batch, assigned, self._load)
+        await folder.fold(self._records[assigned.folded : end], end, _at_once)
+        await self._checkpointer.write(batch)
+
+    async def _load(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
+        return await self.store.load_runs(keys)
+
+
+async def _at_once() -> None:
+    return None
+
+
+def _as_record(event: Logged, sent: Outgoing) -> MemoryRecord:
+    return MemoryRecord(event.offset, event.append_ms, sent.key, sent.value, sent.headers)

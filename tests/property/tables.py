@@ -1,0 +1,193 @@
+"""The tables of a store and the oracle's reading of the same log, both in one plain shape, so that they can be compared.
+
+Must not live here: how either of them came about.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from agentrun_stream.store.memory import MemoryStore, Row
+from property.oracle import TOKENS, Amounts, Json, Oracle, Run, Told, seconds, settlements, step_sums, usages
+
+Shape = dict[str, dict[Any, Any]]
+_STEP_COLUMNS = ("type", "tool_name", "success", "output_preview", "started_at", "ended_at", "tokens_used")
+_TOLD = ("_offset", "_source", "_event_time", "_first_appended_at", "_appended_at")
+_COUNTS = ("steps", "tool_calls", "failed_tool_calls", "failed_steps", *(f"step_{name}" for name in TOKENS[:4]))
+_RUN_MEMBERS = ("agent_id", "model", "provider", "outcome", "duration_ms")
+
+_SHOWN = (
+    *("status", "evals", "evals_passed", "steps_refused", "closed_by", "reopened", "corrections", "revision", "tags"),
+    *("first_event_at", "last_event_at", "started_at", "ended_at"),
+    *(*_RUN_MEMBERS, *TOKENS, *_COUNTS),
+)
+
+
+def differences(store: MemoryStore, oracle: Oracle) -> list[str]:
+    """What the tables hold and what they should hold, line by line where they differ."""
+    got, wanted = of_store(store), of_oracle(oracle)
+    return [
+        f"{table} {key!r}:\n  is     {got[table].get(key)}\n  should {wanted[table].get(key)}"
+        for table in wanted
+        for key in sorted(got[table].keys() | wanted[table].keys(), key=repr)
+        if got[table].get(key) != wanted[table].get(key)
+    ]
+
+
+# ---- the store
+
+
+def of_store(store: MemoryStore) -> Shape:
+    return {
+        "objects": {_object_key(row): _object(row) for row in store.rows("run_objects")},
+        "runs": {(row["workspace"], row["run_id"]): _run_row(row) for row in store.rows("runs")},
+        "settlements": {
+            (row["workspace"], row["run_id"], row["minute"]): _settlement_row(row) for row in store.rows("settlements")
+        },
+        "accrued": _accrued(store),
+        "refused": {row["offset"]: row["reason"] for row in store.rows("refused")},
+    }
+
+
+def _object_key(row: Row) -> tuple[Any, ...]:
+    object_id = row["object_id"]
+    if row["kind"] == "eval":
+        object_id = tuple(orjson.loads(object_id))
+    return row["workspace"], row["run_id"], row["kind"], object_id
+
+
+def _object(row: Row) -> Any:
+    if row["kind"] == "expired":
+        return row["_offset"]
+    told = tuple(row[name] for name in _TOLD)
+    if row["kind"] == "step":
+        members = {name: row[name] for name in _STEP_COLUMNS if row[name] is not None}
+        return _without_null(members | _json(row["extra"]) | {"metadata": _json(row["metadata"])}), told
+    return _json(row["doc"]), _json(row["extra"]).get("settled"), told
+
+
+def _json(text: str | None) -> Json:
+    return {} if text is None else orjson.loads(text)
+
+
+def _without_null(members: Json) -> Json:
+    return {k: v for k, v in members.items() if v is not None and v != {}}
+
+
+def _run_row(row: Row) -> Json:
+    shown = {name: row.get(name) for name in _SHOWN}
+    shown["cost_reported"] = _money(row.get("cost_reported"))
+    shown["eval"] = _json(row.get("eval"))
+    return shown
+
+
+def _money(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+def _amounts(row: Row, *more: str) -> Amounts:
+    names = (*more, *TOKENS, "cost_reported")
+    return {name: Decimal(row[name]) for name in names if row.get(name) is not None}
+
+
+def _settlement_row(row: Row) -> Amounts:
+    return _amounts(row, "runs") if row["runs"] else {}
+
+
+def _accrued(store: MemoryStore) -> dict[Any, Amounts]:
+    found: dict[Any, Amounts] = {}
+    for row in store.rows("accruals"):
+        thing = f"step {row['object_id']}" if row["basis"] == "step" else "run"
+        key = (row["minute"], row["workspace"], row["run_id"], row["basis"], thing)
+        sums = found.setdefault(key, {})
+        for name, amount in _amounts(row).items():
+            sums[name] = sums.get(name, Decimal(0)) + amount
+    return _without_zeros(found)
+
+
+def _without_zeros(found: dict[Any, Amounts]) -> dict[Any, Amounts]:
+    cleaned = {key: {n: a for n, a in amounts.items() if a} for key, amounts in found.items()}
+    return {key: amounts for key, amounts in cleaned.items() if amounts}
+
+
+# ---- the oracle
+
+
+def of_oracle(oracle: Oracle) -> Shape:
+    shape: Shape = {"objects": {}, "runs": {}, "settlements": {}, "refused": dict(oracle.refused)}
+    for (workspace, run_id), run in oracle.runs.items():
+        for kind, key, found in _objects_of(run):
+            shape["objects"][workspace, run_id, kind, key] = found
+        if run.told is not None or run.evals:
+            shape["runs"][workspace, run_id] = _shown(run)
+        for minute, amounts in settlements(run).items():
+            shape["settlements"][workspace, run_id, minute] = amounts
+    shape["accrued"] = _without_zeros(oracle.accrued)
+    return shape
+
+
+def _objects_of(run: Run) -> list[tuple[str, Any, Any]]:
+    found: list[tuple[str, Any, Any]] = []
+    for step_id, step in run.steps.items():
+        members = {k: v for k, v in step.data.items() if k != "id"}
+        for name in ("started_at", "ended_at"):
+            members[name] = seconds(members.get(name))
+        members["extra_member"] = members.get("extra_member")
+        found.append(("step", step_id, (_without_null(members), _place(step.told))))
+    for key, judged in run.evals.items():
+        found.append(("eval", key, (judged.data, None, _place(judged.told))))
+    if run.told is not None:
+        found.append(("run", "", (run.members, run.settled, _place(run.told))))
+    if run.expired_at is not None:
+        found.append(("expired", "", run.expired_at))
+    return found
+
+
+def _place(told: Told) -> tuple[Any, ...]:
+    return told.offset, told.source, told.time, told.first_ms / 1000, told.append_ms / 1000
+
+
+def _shown(run: Run) -> Json:
+    get = run.members.get
+    told = [thing.told for thing in run.evals.values()] + ([run.told] if run.told else [])
+    told = run.every_told if run.closed_by else told
+    last_offset = max([t.offset for t in told] + ([run.expired_at] if run.expired_at is not None else []))
+    stated = usages(run)["run"]
+    judged = max(run.evals.values(), key=lambda e: e.told.offset, default=None)
+    return {
+        "status": run.status,
+        **{name: get(name) for name in _RUN_MEMBERS},
+        **{name: stated.get(name) for name in TOKENS},
+        "cost_reported": stated.get("cost_reported"),
+        **_counted(run),
+        "evals": len(run.evals),
+        "evals_passed": sum(e.data["pass"] for e in run.evals.values()),
+        "eval": judged.data if judged else {},
+        "steps_refused": run.steps_refused,
+        "closed_by": run.closed_by,
+        "reopened": run.reopened,
+        "corrections": run.corrections,
+        "revision": last_offset,
+        "first_event_at": min(t.first_ms for t in told) / 1000,
+        "last_event_at": max(t.append_ms for t in told) / 1000,
+        "started_at": seconds(get("started_at")),
+        "ended_at": seconds(get("ended_at")),
+        "tags": get("tags") or [],
+    }
+
+
+def _counted(run: Run) -> Json:
+    """Counts and sums of steps, which only a closed run shows."""
+    if not run.closed_by:
+        return dict.fromkeys(_COUNTS)
+    steps = [thing.data for thing in run.steps.values()]
+    failed = [s for s in steps if s.get("success") is False]
+    sums = step_sums(run)
+    counts = (
+        len(steps),
+        sum(s["type"] == "tool_call" for s in steps),
+        sum(s["type"] == "tool_call" for s in failed),
+        len(failed),
+    )
+    return dict(zip(_COUNTS, (*counts, *(sums.get(name) for name in TOKENS[:4])), strict=True))

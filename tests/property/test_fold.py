@@ -1,0 +1,94 @@
+"""Whatever the log, the cuts, the crashes and the evictions: the tables are what the slow oracle says."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentrun_stream import limits
+from property.lane import Lane
+from property.oracle import Logged, Oracle, Run, settlements
+from property.stories import MINUTE_MS, START_MS, Storyteller, text
+from property.tables import differences
+
+SEEDS = st.integers(0, 2**32)
+
+
+def check(log: Sequence[Logged], chance: Random, steps_max: int = limits.STEPS_PER_RUN_MAX) -> Lane:
+    lane = Lane(log, chance)
+    lane.run()
+    found = differences(lane.store, Oracle(steps_max).fold(log))
+    assert not found, "\n".join([*found, *(f"{e.offset} {e}" for e in log)])
+    return lane
+
+
+@settings(max_examples=400, deadline=None)
+@given(seed=SEEDS, length=st.integers(1, 60))
+def test_the_tables_are_the_oracles(seed: int, length: int) -> None:
+    """Any interleaving of runs, repetition, batch cut, eviction and crash between two writes."""
+    chance = Random(seed)
+    check(Storyteller(chance).log(length), chance)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=SEEDS, length=st.integers(1, 60))
+def test_a_run_that_grows_too_large_stays_correct(seed: int, length: int) -> None:
+    """The step beyond the limit is refused, counted once, and told again after a crash."""
+    chance = Random(seed)
+    log = Storyteller(chance, workspaces=1).log(length)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "STEPS_PER_RUN_MAX", 2)
+        check(log, chance, 2)
+
+
+def final(run: Run) -> dict[str, Any]:
+    """A run and its settlements, apart from what is about the log itself: offsets, append times, counts of events."""
+    return {
+        "members": run.members,
+        "steps": {key: thing.data for key, thing in run.steps.items()},
+        "evals": {key: thing.data for key, thing in run.evals.items()},
+        "status": run.status,
+        "settlements": settlements(run),
+        "corrections": run.corrections,
+    }
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=SEEDS, length=st.integers(1, 25), part=st.tuples(st.integers(0, 25), st.integers(0, 25)))
+def test_a_log_told_twice_gives_the_same_runs(seed: int, length: int, part: tuple[int, int]) -> None:
+    """Rule 7: the whole log of one source with rising times, then a contiguous part of it, changes nothing."""
+    chance = Random(seed)
+    once = one_source(chance, length)
+    first, last = sorted(part)
+    again = [*once, *once, *once[first:last]]
+    log = [e._replace(offset=i, append_ms=START_MS + i * 1000) for i, e in enumerate(again)]
+    lane = check(log, chance)
+    before = {key: final(run) for key, run in Oracle().fold(log[: len(once)]).runs.items()}
+    after = {key: final(run) for key, run in Oracle().fold(log).runs.items()}
+    assert after == before
+    assert lane.store.rows("run_objects")
+
+
+def one_source(chance: Random, length: int) -> list[Logged]:
+    """One runtime's log: each event later than the one before, a snapshot first, and no lease."""
+    story = Storyteller(chance, ("/only",), workspaces=1)
+    told = [e for e in story.log(length * 2) if e.kind not in ("lease", "expire")]
+    seen: set[str] = set()
+    kept = []
+    for at, event in enumerate(told):
+        if event.kind == "patch" and event.run_id not in seen:
+            continue  # see the module: what a kept patch leaves in `cost` does not outlive a repeated first snapshot
+        seen |= {event.run_id} if event.kind == "run" else set()
+        kept.append(event._replace(time=text(START_MS - 10 * MINUTE_MS + at * 1000), data=_past(event.data)))
+    return kept or [Logged(0, START_MS, "default", "step", "r", "/only", text(START_MS), {"id": "s", "type": "error"})]
+
+
+def _past(data: dict[str, Any]) -> dict[str, Any]:
+    """Times inside the objects that no append time of this test refuses."""
+    earlier = {name: text(START_MS - 20 * MINUTE_MS) for name in ("started_at",) if data.get(name)}
+    later = {name: text(START_MS - 15 * MINUTE_MS) for name in ("ended_at",) if data.get(name) and "pass" not in data}
+    steps = {"steps": [_past(step) for step in data["steps"]]} if data.get("steps") else {}
+    return data | earlier | later | steps
