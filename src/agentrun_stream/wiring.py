@@ -138,7 +138,7 @@ async def run_worker(
     log = make_logger(settings.log_level, settings.log_style)
     kafka, store = kafka_address(settings), store_address(settings)
     if init:
-        await admin.apply_topics(kafka)
+        await admin.apply_topics(kafka, admin.TopicOptions(inputs=settings.events_topics))
         await asyncio.to_thread(migrate.migrate, store)
     await asyncio.to_thread(migrate.check_current, store)
     await asyncio.to_thread(lambda: stored_settings.check(connect(store), shared_settings(settings)))

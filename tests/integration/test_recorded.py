@@ -1,4 +1,4 @@
-"""Runs that other people recorded: published, repeated, killed in the middle, the tables hold exactly what was counted."""
+"""Runs that other people recorded: published, repeated, killed in the middle, the tables hold what was counted."""
 
 import hashlib
 import os

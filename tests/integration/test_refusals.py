@@ -152,7 +152,9 @@ CASES = [
     Case(
         "late-proof", "time_out_of_range", run("late-proof", provenance={"created_at": LATER}), "/provenance/created_at"
     ),
-    Case("binary-no-type", "schema", b"{}", "/source", "required", headers=[("ce_specversion", b"1.0"), ("ce_id", b"1")]),
+    Case(
+        "binary-no-type", "schema", b"{}", "/source", "required", headers=[("ce_specversion", b"1.0"), ("ce_id", b"1")]
+    ),
     Case("binary-headers", "malformed", b"{}", keyword="headers", headers=[("ce_specversion", b"\xff")]),
 ]
 

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from agentrun_stream import limits
 from agentrun_stream.broker import admin
@@ -147,6 +148,18 @@ def test_a_row_that_the_store_refuses_stops_its_partition_alone(agentrun_stack: 
         after_refusal(made, bad, places[20], forbidden)
         again = made.agentrun("refuse", place, "--reason", "twice", "--yes")
         assert (again.code, "refused already" in again.err) == (2, True)
+
+
+def test_rows_that_the_table_refuses_are_an_error_of_the_insert(agentrun_stack: Stack, tmp_path: Path) -> None:
+    """Never a success: what the worker takes for stored is stored. Also when rows before them were fine."""
+    with lane(agentrun_stack, tmp_path, "sink") as made:
+        made.execute("ALTER TABLE run_objects ADD CONSTRAINT fine CHECK run_id != 'bad'")
+        for block in (b'{"run_id":"bad"}', b'{"run_id":"good"}\n{"run_id":"bad"}'):
+            with pytest.raises(DatabaseError, match="469"):
+                made.client.raw_insert("run_objects", insert_block=block, fmt="JSONEachRow")
+        with pytest.raises(DatabaseError, match="469"):
+            made.client.command("INSERT INTO run_objects (run_id) SETTINGS async_insert = 0 VALUES ('bad')")
+        assert made.rows("SELECT run_id FROM run_objects") == []
 
 
 def after_refusal(made: Lane, bad: str, place: Place, forbidden: bytes) -> None:

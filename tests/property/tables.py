@@ -24,9 +24,12 @@ _SHOWN = (
 )
 
 
-def differences(store: MemoryStore, oracle: Oracle) -> list[str]:
-    """What the tables hold and what they should hold, line by line where they differ."""
-    got, wanted = of_store(store), of_oracle(oracle)
+def differences(store: MemoryStore, *oracles: Oracle) -> list[str]:
+    """What the tables hold and what they should hold, line by line where they differ. One oracle for each partition."""
+    got, wanted = of_store(store), of_oracle(oracles[0])
+    for partition, oracle in enumerate(oracles[1:], 1):
+        for table, rows in of_oracle(oracle, partition).items():
+            wanted[table] |= rows
     return [
         f"{table} {key!r}:\n  is     {got[table].get(key)}\n  should {wanted[table].get(key)}"
         for table in wanted
@@ -46,7 +49,7 @@ def of_store(store: MemoryStore) -> Shape:
             (row["workspace"], row["run_id"], row["minute"]): _settlement_row(row) for row in store.rows("settlements")
         },
         "accrued": _accrued(store),
-        "refused": {row["offset"]: row["reason"] for row in store.rows("refused")},
+        "refused": {(row["partition"], row["offset"]): row["reason"] for row in store.rows("refused")},
     }
 
 
@@ -114,8 +117,9 @@ def _without_zeros(found: dict[Any, Amounts]) -> dict[Any, Amounts]:
 # ---- the oracle
 
 
-def of_oracle(oracle: Oracle) -> Shape:
-    shape: Shape = {"objects": {}, "runs": {}, "settlements": {}, "refused": dict(oracle.refused)}
+def of_oracle(oracle: Oracle, partition: int = 0) -> Shape:
+    shape: Shape = {"objects": {}, "runs": {}, "settlements": {}}
+    shape["refused"] = {(partition, offset): reason for offset, reason in oracle.refused.items()}
     for (workspace, run_id), run in oracle.runs.items():
         for kind, key, found in _objects_of(run):
             shape["objects"][workspace, run_id, kind, key] = found

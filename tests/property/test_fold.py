@@ -80,7 +80,7 @@ def one_source(chance: Random, length: int) -> list[Logged]:
     kept = []
     for at, event in enumerate(told):
         if event.kind == "patch" and event.run_id not in seen:
-            continue  # see the module: what a kept patch leaves in `cost` does not outlive a repeated first snapshot
+            continue  # what a kept patch leaves in `cost` does not outlive a repeat of the first snapshot: rules 2 and 7 disagree
         seen |= {event.run_id} if event.kind == "run" else set()
         kept.append(event._replace(time=text(START_MS - 10 * MINUTE_MS + at * 1000), data=_past(event.data)))
     return kept or [Logged(0, START_MS, "default", "step", "r", "/only", text(START_MS), {"id": "s", "type": "error"})]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentrun_stream.broker.kafka import partition_of
-from agentrun_stream.errors import FencedError, UnavailableError
+from agentrun_stream.errors import FencedError, LostOffsetError, UnavailableError
 from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record
 
 _NEXT: Final = "Make the topic first: `MemoryBroker.create`."
@@ -228,8 +228,10 @@ class MemorySource:
         return found
 
     def _take(self, part: Part, place: _Place, most: int) -> list[MemoryRecord]:
-        entries = self._broker.log(part).entries
-        taken: list[MemoryRecord] = []
+        log, taken = self._broker.log(part), list[MemoryRecord]()
+        if place.offset < log.start:
+            raise LostOffsetError(f"{part.topic}:{part.partition} starts at {log.start}, not at {place.offset}.")
+        entries = log.entries
         while place.offset < len(entries):
             entry = entries[place.offset]
             if entry is not None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from agentrun_stream import limits
 from agentrun_stream.codec import json_codec, schemas
+from agentrun_stream.codec.fast import RUN_ID_CHARS_MAX
 from agentrun_stream.model.event import EVAL, KIND_OF_TYPE, PATCH, RUN, STEP, Event, Refusal, Times
 
 Headers = Sequence[tuple[str, bytes]]
@@ -184,6 +185,8 @@ def _run_id(kind: str, attributes: dict[str, Any] | None, data: dict[str, Any], 
         run_id = name
     if not run_id or type(run_id) is not str:
         raise _RefusedError("key_mismatch", keyword="key")
+    if len(run_id) > RUN_ID_CHARS_MAX:
+        raise _RefusedError("schema", "/subject" if attributes is not None else "", "maxLength")
     return run_id
 
 

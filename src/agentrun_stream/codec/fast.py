@@ -14,6 +14,8 @@ from agentrun_stream.codec import schemas
 from agentrun_stream.model.event import STEP, TYPE_OF_KIND, Event
 
 STEP_MEMBERS: Final = frozenset(schemas.load_schemas()["step.json"]["properties"])
+# A run that no AgentRun could name is none: the schema's bound holds for every kind of event.
+RUN_ID_CHARS_MAX: Final[int] = schemas.load_schemas()["agent-run.json"]["properties"]["id"]["maxLength"]
 _STEP_TYPE: Final = TYPE_OF_KIND[STEP]
 _EARLIEST_S: Final = limits.EARLIEST_TIME_S
 _SORTED: Final = orjson.OPT_SORT_KEYS
@@ -63,7 +65,9 @@ def plain_step(value: bytes | None, key: bytes | None, latest_s: float) -> Plain
         data: Any = get("data")
         if not source or not event_id or not run_id or type(source) is not str or type(event_id) is not str:
             return None
-        if type(run_id) is not str or run_id.encode() != key or not _valid(data) or not STEP_MEMBERS.issuperset(data):
+        if type(run_id) is not str or run_id.encode() != key or len(run_id) > RUN_ID_CHARS_MAX:
+            return None
+        if not _valid(data) or not STEP_MEMBERS.issuperset(data):
             return None
         member = data.get
         metadata, metadata_json = member("metadata"), None

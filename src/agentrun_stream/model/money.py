@@ -9,18 +9,22 @@ from agentrun_stream import limits
 
 _CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _QUANTUM = Decimal(1).scaleb(-limits.MONEY_SCALE_DIGITS)
+_ZERO = Decimal(0).quantize(_QUANTUM)
 
 
 def amount(raw: str | None) -> Decimal | None:
-    """The amount in US dollars for the digits of `cost_usd`, with 12 decimals; None where nothing was sent."""
-    return None if raw is None else Decimal(raw).quantize(_QUANTUM, context=_CONTEXT)
+    """The amount in US dollars for the digits of `cost_usd`, with 12 decimals; None where nothing was sent.
+
+    The sum turns -0.0, which is not below zero, into the 0 that the store makes of it.
+    """
+    return None if raw is None else _CONTEXT.add(Decimal(raw).quantize(_QUANTUM, context=_CONTEXT), _ZERO)
 
 
 def difference(new: Decimal | None, old: Decimal | None) -> Decimal | None:
     """`new` minus `old`, where unknown counts as nothing yet; None where both are unknown."""
     if new is None and old is None:
         return None
-    return (new or Decimal(0)) - (old or Decimal(0))
+    return _CONTEXT.subtract(_ZERO if new is None else new, _ZERO if old is None else old)
 
 
 def text(value: Decimal | None) -> str | None:

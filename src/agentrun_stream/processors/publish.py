@@ -22,6 +22,10 @@ _COUNTS: Final = (
 )
 _VERDICT: Final = ("hash", "chain", "signature", "lineage", "log")
 _CUT_CHARS: Final = 1024
+_OWN: Final = (
+    *("id", "workspace", "status", "revision", "projection", "closed_by", "verdict", "costs", "counts"),
+    *("first_event_at", "last_event_at"),
+)
 _NEVER_CUT: Final = frozenset({"id", "workspace", "revision", "projection"})
 
 
@@ -52,14 +56,19 @@ def run_record(state: RunState, row: dict[str, Any]) -> bytes:
 
 
 def _cut(record: dict[str, Any]) -> bytes:
-    """Cut the longest members, the longest first, until the record fits; `truncated` names them."""
+    """Cut the longest members, the longest first, until the record fits; `truncated` names them.
+
+    Where the names alone are too long, what the pipeline says of the run is all that stays, and `truncated` is `*`.
+    """
+    own = {name: record[name] for name in _OWN}
     sizes = {k: len(json_codec.dumps(v)) for k, v in record.items() if k not in _NEVER_CUT}
+    size = len(json_codec.dumps(record | {"truncated": []}))
     truncated: list[str] = []
     for name in sorted(sizes, key=lambda k: (-sizes[k], k)):
         value = record[name]
         record[name] = value[:_CUT_CHARS] if isinstance(value, str) else None
         truncated.append(name)
-        out = json_codec.dumps(record | {"truncated": sorted(truncated)})
-        if len(out) <= limits.PUBLISHED_RUN_BYTES_MAX:
-            return out
-    return out
+        size += len(json_codec.dumps(record[name])) - sizes[name] + len(json_codec.dumps(name)) + 1
+        if size <= limits.PUBLISHED_RUN_BYTES_MAX:
+            return json_codec.dumps(record | {"truncated": sorted(truncated)})
+    return json_codec.dumps(own | {"truncated": ["*"]})

@@ -92,7 +92,10 @@ class Assigned:
 
 @dataclass(slots=True)
 class PartBatch:
-    """What one partition brings to a batch: the offsets it covers (`last` exclusive) and what is to be published."""
+    """What one partition brings to a batch: the offsets it covers (`last` exclusive) and what is to be published.
+
+    `last_offset` is that of its last record: control records may be covered beyond it.
+    """
 
     assigned: Assigned
     first: int
@@ -100,6 +103,7 @@ class PartBatch:
     first_append_ms: int
     last_append_ms: int
     records: int = 0
+    last_offset: int = -1
     runs: list[Outgoing] = field(default_factory=list)
     dead: list[Outgoing] = field(default_factory=list)
     misplaced: list[Outgoing] = field(default_factory=list)
@@ -162,7 +166,7 @@ class PartFolder:
         """Fold every record, in order; they cover everything up to `end_offset`. Raises Dropped once it is not ours."""
         assigned = self._assigned
         part = PartBatch(assigned, assigned.folded, end_offset, records[0].timestamp, records[-1].timestamp)
-        part.records = len(records)
+        part.records, part.last_offset = len(records), records[-1].offset
         assigned.folding = True
         await self._look_up(self._unknown(records))
         at, end = 0, len(records)

@@ -21,7 +21,7 @@ from agentrun_stream.runtime.batch import Assigned, Batch, PartBatch
 from agentrun_stream.runtime.cache import Cache
 from agentrun_stream.runtime.report import Report
 from agentrun_stream.runtime.resume import Opener
-from agentrun_stream.runtime.retry import Abandoned
+from agentrun_stream.runtime.retry import Abandoned, impatient
 
 REOPEN_S: Final = 10.0
 _REVOKE_WAIT_S: Final = 60.0
@@ -105,7 +105,8 @@ class Membership:
             if only is not None and part != only:
                 continue
             try:
-                await self._open(part)
+                with impatient(lambda wait, error: self._report.say("store or broker", wait, error)):
+                    await self._open(part)
             except UnavailableError as error:
                 self._report.say("store or broker", _OPEN_WAIT_S, error)
                 await self._report.clock.sleep(_OPEN_WAIT_S)
@@ -171,7 +172,7 @@ class Membership:
     def _probe(self, batch: Batch, error: StoreRejectedError) -> None:
         if batch.records <= 1:
             part, entry = next((p, e) for p, e in batch.parts.items() if e.records)
-            where = f"{part.topic}:{part.partition}:{entry.last - 1}"
+            where = f"{part.topic}:{part.partition}:{entry.last_offset}"
             stopped = StoreRejectedError(
                 f"The store refuses the rows of {where} (code {error.code}). {error.message}",
                 f"Mend the store's table, or set the event aside: `agentrun refuse {where} --reason ...`. "

@@ -3,7 +3,9 @@
 Must not live here: what is retried.
 """
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from agentrun_stream.errors import UnavailableError
@@ -11,6 +13,7 @@ from agentrun_stream.ports import Clock
 
 FIRST_S: Final = 0.2
 LONGEST_S: Final = 15.0
+SLOW_S: Final = 10.0
 
 T = TypeVar("T")
 Waiting = Callable[[float, UnavailableError | None], None]
@@ -18,6 +21,17 @@ Waiting = Callable[[float, UnavailableError | None], None]
 
 class Abandoned(Exception):  # noqa: N818  not an error: the work is somebody else's now
     """The work that was retried is no longer ours."""
+
+
+@contextmanager
+def impatient(waiting: Waiting) -> Iterator[None]:
+    """Let `waiting` hear of an answer that takes long: what stands still takes connections, and time-outs are a minute."""
+    slow = UnavailableError(f"No answer for {SLOW_S:g} s so far.", "Check that it runs: `agentrun doctor`.")
+    handle = asyncio.get_running_loop().call_later(SLOW_S, waiting, 0.0, slow)
+    try:
+        yield
+    finally:
+        handle.cancel()
 
 
 async def insist(clock: Clock, ask: Callable[[], Awaitable[T]], waiting: Waiting, ours: Callable[[], bool]) -> T:
@@ -30,7 +44,8 @@ async def insist(clock: Clock, ask: Callable[[], Awaitable[T]], waiting: Waiting
         if not ours():
             raise Abandoned
         try:
-            answer = await ask()
+            with impatient(waiting):
+                answer = await ask()
         except UnavailableError as error:
             pause = wait * (0.5 + clock.jitter() / 2)
             waiting(pause, error)

@@ -1,0 +1,281 @@
+"""One made-up machine with a worker on it: its ports pass through gates at which it is stalled, killed, or lied to.
+
+Must not live here: when that happens to which machine (theatre.py).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from agentrun_stream import topics
+from agentrun_stream.broker.kafka import partition_of
+from agentrun_stream.broker.memory import MemoryBroker, MemoryPublisher, MemorySource
+from agentrun_stream.errors import StoreError, UnavailableError
+from agentrun_stream.model.run import RunState
+from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record, RunKey
+from agentrun_stream.runtime.worker import Worker, WorkerOptions, World
+from agentrun_stream.store.memory import MemoryStore
+from agentrun_stream.telemetry.metrics import Metrics
+from simulation.virtual import MachineClock
+
+GROUP = "agentrun"
+DELAYS_S = (0.0, 0.0, 0.0, 0.001, 0.05, 0.7)
+METRICS = Metrics(CollectorRegistry())
+QUIET = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+class KilledError(BaseException):
+    """The machine is gone; at the end of the play its coroutines must go too."""
+
+
+@dataclass
+class Fate:
+    """What may happen at a call, as shares of all calls."""
+
+    error_before: float = 0.0
+    error_after: float = 0.0
+    in_flight: float = 0.0
+    twice: float = 0.0
+    kill: float = 0.0
+    stall: float = 0.0
+
+
+@dataclass
+class Shared:
+    """What all machines of a play have in common; `over` ends them all."""
+
+    chance: Random
+    broker: MemoryBroker
+    store: MemoryStore
+    fate: Fate = field(default_factory=Fate)
+    calls: int = 0
+    over: bool = False
+    graves: list[asyncio.Future[None]] = field(default_factory=list)
+    flying: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Events(Protocol):
+    """Who hears of what befalls a machine."""
+
+    def killed(self, machine: "Machine") -> None: ...
+
+    def stalled(self, machine: "Machine") -> None: ...
+
+
+class Machine:
+    """A worker on twins behind gates."""
+
+    def __init__(self, shared: Shared, name: str, events: "Events") -> None:
+        self.shared = shared
+        self.name = name
+        self.dead = False
+        self.awake = asyncio.Event()
+        self.awake.set()
+        self._events = events
+        chance = shared.chance
+        self.inner = MemorySource(shared.broker, GROUP, [topics.EVENTS], name)
+        clock = MachineClock(chance, chance.choice((0, -5_000, 3_600_000)), self.gate)
+        publisher = MemoryPublisher(shared.broker, GROUP, control=True)
+        world = World(
+            GatedSource(self), GatedPublisher(self, publisher), GatedStore(self), clock, METRICS, partition_of, QUIET
+        )
+        options = WorkerOptions(
+            name,
+            GROUP,
+            batch_records_max=chance.choice((1, 4, 20, 1_000)),
+            cache_bytes=chance.choice((0, 10_000, 10_000_000)),
+        )
+        self.worker = Worker(world, options)
+        self.running = asyncio.ensure_future(self.worker.run())
+        self.heart = asyncio.ensure_future(self._beat())
+
+    async def _beat(self) -> None:
+        """What the client's coordinator does beside the worker's own loop."""
+        while True:
+            await asyncio.sleep(self.shared.chance.choice((0.1, 0.5, 3.0)))
+            await self.gate()
+            await self.inner.meet()
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of it runs on, not even what comes after an error."""
+        self.dead = True
+        self._events.killed(self)
+
+    def stall(self) -> None:
+        """SIGSTOP."""
+        self.awake.clear()
+        self._events.stalled(self)
+
+    async def gate(self) -> None:
+        """Where the machine stands still while it is stalled, and for ever once it is dead."""
+        if not self.shared.over:
+            await self.awake.wait()
+            if self.dead:
+                grave = asyncio.get_running_loop().create_future()
+                self.shared.graves.append(grave)  # else the collector would end what waits, with all its clean-up
+                await grave
+        if self.shared.over:
+            raise KilledError
+
+    async def call(self, ask: Callable[[], Awaitable[object]], error: UnavailableError, *, flies: bool = False) -> None:
+        """One write to the outside: lost before, lost after, late, twice, or the end of the machine at either side."""
+        shared, chance, fate = self.shared, self.shared.chance, self.shared.fate
+        shared.calls += 1
+        if chance.random() < fate.stall:
+            self.stall()
+        await self.pause()
+        at = chance.random()
+        flying = fate.in_flight if flies else 0.0
+        for share, happens in ((fate.error_before, "before"), (flying, "flies"), (fate.kill, "dies")):
+            if at < share:
+                await self._fails(happens, ask, error)
+            at -= share
+        await ask()
+        if chance.random() < fate.twice:
+            await ask()
+        if chance.random() < fate.kill:
+            await self._fails("dies", ask, error)
+        if chance.random() < fate.stall:
+            self.stall()
+        await self.pause()
+        if chance.random() < fate.error_after:
+            raise error
+
+    async def _fails(self, how: str, ask: Callable[[], Awaitable[object]], error: UnavailableError) -> None:
+        if how == "dies":
+            self.kill()
+            await self.gate()
+        if how == "flies":  # the answer is given up, the request arrives much later
+            task = asyncio.ensure_future(_later(ask, self.shared.chance.choice((0.5, 20.0, 200.0))))
+            self.shared.flying.add(task)
+            task.add_done_callback(self.shared.flying.discard)
+        raise error
+
+    async def pause(self) -> None:
+        """Others run meanwhile."""
+        await asyncio.sleep(self.shared.chance.choice(DELAYS_S))
+        await self.gate()
+
+
+async def _later(ask: Callable[[], Awaitable[object]], seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await ask()
+
+
+class GatedStore:
+    """`ports.Store` over the machine's network."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._store = machine.shared.store
+
+    async def insert(self, table: str, rows: Sequence[bytes]) -> None:
+        await self._machine.call(lambda: self._store.insert(table, rows), StoreError("no answer"), flies=True)
+
+    async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
+        await self._asked()
+        found = await self._store.load_runs(keys)
+        await self._asked()
+        return found
+
+    async def journal_end(self, part: Part) -> tuple[int, int] | None:
+        await self._asked()
+        return await self._store.journal_end(part)
+
+    async def refused_from(self, part: Part, offset: int) -> dict[int, tuple[str, str, str]]:
+        await self._asked()
+        return await self._store.refused_from(part, offset)
+
+    async def _asked(self) -> None:
+        await self._machine.pause()
+        if self._machine.shared.chance.random() < self._machine.shared.fate.error_before:
+            raise StoreError("no answer")
+
+
+class GatedPublisher:
+    """`ports.Publisher` over the machine's network."""
+
+    def __init__(self, machine: Machine, publisher: MemoryPublisher) -> None:
+        self._machine = machine
+        self._publisher = publisher
+
+    async def fence(self, part: Part) -> None:
+        await self._machine.pause()
+        await self._publisher.fence(part)
+        await self._machine.pause()
+
+    async def publish(self, part: Part, topic: str, records: Sequence[Outgoing]) -> None:
+        try:
+            await self._call(lambda: self._publisher.publish(part, topic, records))
+        except UnavailableError:
+            await self._publisher.release(
+                part
+            )  # it may or may not be committed: nothing more before it is fenced again
+            raise
+
+    async def send(self, topic: str, records: Sequence[Outgoing]) -> None:
+        await self._call(lambda: self._publisher.send(topic, records))
+
+    async def partitions(self, topic: str) -> int:
+        return await self._publisher.partitions(topic)
+
+    async def release(self, part: Part) -> None:
+        await self._machine.pause()
+        await self._publisher.release(part)
+
+    async def close(self) -> None:
+        await self._machine.gate()
+        await self._publisher.close()
+
+    async def _call(self, ask: Callable[[], Awaitable[object]]) -> None:
+        await self._machine.call(ask, UnavailableError("no answer"))
+
+
+class GatedSource:
+    """`ports.Source` over the machine's network."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._source = machine.inner
+
+    async def open(self, listener: GroupListener) -> None:
+        await self._machine.pause()
+        await self._source.open(listener)
+
+    async def poll(self, wait_ms: int, records_max: int) -> Mapping[Part, Sequence[Record]]:
+        await self._machine.pause()
+        if self._machine.shared.chance.random() < self._machine.shared.fate.error_before / 4:
+            raise UnavailableError("no answer")
+        return await self._source.poll(wait_ms, records_max)
+
+    async def keep_alive(self) -> None:
+        await self._machine.pause()
+        await self._source.keep_alive()
+
+    def position(self, part: Part) -> int | None:
+        return self._source.position(part)
+
+    def end(self, part: Part) -> int | None:
+        return self._source.end(part)
+
+    async def bounds(self, part: Part) -> LogBounds:
+        await self._machine.pause()
+        return await self._source.bounds(part)
+
+    def start(self, part: Part, offset: int) -> None:
+        self._source.start(part, offset)
+
+    def pause(self, part: Part) -> None:
+        self._source.pause(part)
+
+    async def commit(self, offsets: Mapping[Part, int]) -> None:
+        await self._machine.call(lambda: self._source.commit(offsets), UnavailableError("no answer"))
+
+    async def close(self) -> None:
+        await self._machine.gate()
+        await self._source.close()
