@@ -37,6 +37,7 @@ MAINTENANCE_BITS: Final = 8
 
 # The worker.
 LOOKUP_IDS_MAX: Final = 2_000
+LOOKUP_PARAMETER_BYTES_MAX: Final = 100 * KIB  # ClickHouse takes form fields up to 128 KiB
 MONEY_SCALE_DIGITS: Final = 12
 
 assert VALUE_BYTES_MAX < EVENTS_MESSAGE_BYTES_MAX < DEAD_LETTER_MESSAGE_BYTES_MAX, "a dead letter must hold any event"

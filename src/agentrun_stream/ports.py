@@ -161,6 +161,10 @@ class Store(Protocol):
         """(reason, pointer, keyword) of the offsets from `offset` on that stand in `refused`."""
         ...
 
+    async def void_accruals(self, part: Part, offset: int) -> None:
+        """Take back the amounts that a checkpoint that failed booked from `offset` on; booking them again brings them back."""
+        ...
+
 
 class Clock(Protocol):
     """Time as the loop sees it."""

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ from agentrun_stream.telemetry.logs import make_logger
 from agentrun_stream.telemetry.metrics import Metrics
 
 _M_MMAP_THRESHOLD = -3
+_SWITCH_S = 0.0005
 
 
 def kafka_address(settings: Settings) -> KafkaAddress:
@@ -160,6 +162,9 @@ async def run_worker(
     gc.freeze()
     gc.disable()
     _steady_heap()
+    # The threads that talk to the store need the interpreter for moments only; by default each waits 5 ms for it, ten times
+    # an insert. Measured on a drain: 33 k records/s with 5 ms, 40 k with this.
+    sys.setswitchinterval(_SWITCH_S)
     background = asyncio.ensure_future(refresher.run())
     sweeper = asyncio.ensure_future(_collect_now_and_then())
     watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None

@@ -264,12 +264,8 @@ def test_an_older_publisher_is_fenced(play: Play) -> None:
     play(scenario)
 
 
-def test_a_fenced_publisher_stays_fenced(play: Play, request: pytest.FixtureRequest) -> None:
+def test_a_fenced_publisher_stays_fenced(play: Play) -> None:
     """However often it tries: the loop may retry."""
-    if "kafka" in request.node.name:
-        request.applymarker(
-            pytest.mark.xfail(raises=AssertionError, reason="the client's own state machine answers first")
-        )
 
     async def scenario(stage: Stage) -> None:
         runs = await stage.topic()

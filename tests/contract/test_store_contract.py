@@ -8,7 +8,7 @@ import pytest
 
 from agentrun_stream.errors import StoreRejectedError
 from agentrun_stream.model import ledger
-from agentrun_stream.model.run import EvalFact, RunState, Snapshot, StepFact, position
+from agentrun_stream.model.run import Accrual, EvalFact, RunState, Snapshot, StepFact, position
 from agentrun_stream.ports import Part, RunKey, Store
 from agentrun_stream.store import rows
 from agentrun_stream.store.clickhouse import ClickHouseStore
@@ -236,3 +236,30 @@ def test_the_twin_knows_the_tables_keys(store_address: StoreAddress) -> None:
     found = rows_of(client, "SELECT name, sorting_key FROM system.tables WHERE database = currentDatabase()")
     keys = {name: tuple(key.split(", ")) for name, key in found if name in RULES}
     assert keys == {name: rule.key for name, rule in RULES.items()}
+
+
+def amounts(store: Store, request: pytest.FixtureRequest, part: Part) -> dict[int, int | None]:
+    """What the ledger says of input tokens, by offset."""
+    if isinstance(store, MemoryStore):
+        kept = [r for r in store.rows("accruals") if r["topic"] == part.topic]
+        return {r["offset"]: r["input_tokens"] for r in kept}
+    sql = f"SELECT offset, input_tokens FROM accruals FINAL WHERE topic = '{part.topic}'"
+    return dict(rows_of(connect(request.getfixturevalue("store_address")), sql))
+
+
+def test_voided_amounts_are_gone_until_they_are_booked_again(
+    store: Store, request: pytest.FixtureRequest, part: Part
+) -> None:
+    """Only from the offset on; and the same booking afterwards counts."""
+    run, origin = RunState("w", "r"), rows.Origin(part.topic, part.partition, APPEND_MS)
+
+    def booked(offset: int) -> bytes:
+        dimensions = ("agent", "model", None, None, None)
+        accrual = Accrual("s", "step", *dimensions, offset, None, None, None, None, None)
+        return rows.accrual_row(run, accrual, (offset, APPEND_MS), origin)
+
+    asyncio.run(store.insert("accruals", [booked(1), booked(2), booked(3)]))
+    asyncio.run(store.void_accruals(part, 2))
+    assert amounts(store, request, part) == {1: 1, 2: None, 3: None}
+    asyncio.run(store.insert("accruals", [booked(3)]))
+    assert amounts(store, request, part) == {1: 1, 2: None, 3: 3}

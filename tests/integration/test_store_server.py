@@ -109,6 +109,13 @@ def test_headers_of_the_interface(web: Http) -> None:
     assert json.loads(answer.headers["x-clickhouse-summary"])["read_rows"] == "10"
 
 
+def test_parameters_that_are_too_long_for_an_address_come_as_a_form(client: Any) -> None:
+    """As the client sends them by itself above a few kilobytes."""
+    ids = [f"run-{number:06d}-\u00fc'" for number in range(3_000)]
+    found = client.query("SELECT length({ids:Array(String)}), {ids:Array(String)}[3000]", parameters={"ids": ids})
+    assert found.result_rows == [(3_000, ids[-1])]
+
+
 def test_parameters_are_bound_by_the_engine(web: Http) -> None:
     """A value is never part of the text, whatever is in it."""
     answer = web.send(

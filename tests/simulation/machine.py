@@ -191,6 +191,10 @@ class GatedStore:
         await self._asked()
         return await self._store.refused_from(part, offset)
 
+    async def void_accruals(self, part: Part, offset: int) -> None:
+        await self._asked()
+        await self._store.void_accruals(part, offset)
+
     async def _asked(self) -> None:
         await self._machine.pause()
         if self._machine.shared.chance.random() < self._machine.shared.fate.error_before:

@@ -4,6 +4,7 @@ Must not live here: what records mean, when to commit, topics' settings (topics.
 """
 
 import asyncio
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,7 +18,6 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
     ProducerFenced,
 )
-from aiokafka.partitioner import murmur2
 from aiokafka.structs import OffsetAndMetadata
 from structlog.typing import FilteringBoundLogger
 
@@ -66,8 +66,21 @@ class GroupOptions:
 
 
 def partition_of(run_id: bytes, partitions: int) -> int:
-    """The partition of a key by Kafka's default partitioner (murmur2)."""
-    return int((murmur2(run_id) & 0x7FFFFFFF) % partitions)
+    """The partition of a key by Kafka's default partitioner, murmur2 of 32 bits with Kafka's seed.
+
+    The client's own goes byte by byte and takes 2.4 times as long; a test holds the two together.
+    """
+    length = len(run_id)
+    words, rest = divmod(length, 4)
+    hashed = 0x9747B28C ^ length
+    for word in struct.unpack_from(f"<{words}I", run_id):
+        mixed = (word * 0x5BD1E995) & 0xFFFFFFFF
+        hashed = ((hashed * 0x5BD1E995) & 0xFFFFFFFF) ^ (((mixed ^ (mixed >> 24)) * 0x5BD1E995) & 0xFFFFFFFF)
+    if rest:
+        hashed ^= int.from_bytes(run_id[words * 4 :], "little")
+        hashed = (hashed * 0x5BD1E995) & 0xFFFFFFFF
+    hashed = ((hashed ^ (hashed >> 13)) * 0x5BD1E995) & 0xFFFFFFFF
+    return ((hashed ^ (hashed >> 15)) & 0x7FFFFFFF) % partitions
 
 
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -212,6 +225,7 @@ class KafkaPublisher:
             async with producer.transaction():
                 await self._send_all(producer, topic, records)
         except (ProducerFenced, InvalidProducerEpoch) as error:
+            await self.release(part)  # it stays fenced, however often it is asked
             raise FencedError(f"Another worker publishes for {part.topic}:{part.partition} now.") from error
         except KafkaError as error:
             raise unavailable(error, self._address) from None

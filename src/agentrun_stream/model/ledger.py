@@ -108,18 +108,21 @@ def book_snapshot(snap: Snapshot, old_doc: dict[str, Any], old_raw: str | None) 
 
 def step_tokens(state: RunState) -> list[int | None]:
     """The sums of the steps' usage, in the order of TOKENS; None where no step states the member."""
-    totals: list[int | None] = [None] * len(TOKENS)
-    for step in state.steps.values():
-        if step.usage is not None:
-            add_tokens(totals, step.usage)
-    return totals
+    return usage_sums([step.usage for step in state.steps.values()])
 
 
-def add_tokens(totals: list[int | None], usage: Usage) -> None:
-    """Add the usage of one call to sums in the order of TOKENS; what it does not state stays as it is."""
-    for i, tokens in enumerate(usage[2:]):
-        if tokens is not None:
-            totals[i] = (totals[i] or 0) + tokens
+def usage_sums(usages: Sequence[Usage | None]) -> list[int | None]:
+    """The sums of several calls, in the order of TOKENS; None where no call states the member."""
+    stated = [usage for usage in usages if usage is not None]
+    if not stated:
+        return [None] * len(TOKENS)
+    columns = list(zip(*stated, strict=True))[2:]
+    return [_sum(column) if None in column else sum(column) for column in columns]
+
+
+def _sum(column: Sequence[int | None]) -> int | None:
+    known = [tokens for tokens in column if tokens is not None]
+    return sum(known) if known else None
 
 
 def sums(state: RunState) -> dict[str, Any]:

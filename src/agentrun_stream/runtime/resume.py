@@ -84,4 +84,7 @@ class Opener:
         assigned.folded = assigned.acknowledged = resume.offset
         assigned.limit, assigned.resume_below = self.limit, bounds.end if self.resume else 0
         assigned.refused = await self.store.refused_from(part, resume.offset)
+        if any(reason == "sink_rejected" for reason, _, _ in assigned.refused.values()):
+            # What followed the refused event was booked as if that had been folded.
+            await self.store.void_accruals(part, resume.offset)
         return assigned

@@ -51,3 +51,7 @@ class ClickHouseStore:
     async def refused_from(self, part: Part, offset: int) -> dict[int, tuple[str, str, str]]:
         """See `ports.Store.refused_from`."""
         return await asyncio.to_thread(reader.refused_from, await self._connected(), part, offset)
+
+    async def void_accruals(self, part: Part, offset: int) -> None:
+        """See `ports.Store.void_accruals`."""
+        await asyncio.to_thread(writer.void_accruals, await self._connected(), part, offset)

@@ -97,10 +97,15 @@ def execute(client: Client, sql: str, settings: Mapping[str, Any] | None = None)
 
 
 def fetch(
-    client: Client, sql: str, settings: Mapping[str, Any] | None = None, fmt: str = "JSONCompactEachRow"
+    client: Client,
+    sql: str,
+    settings: Mapping[str, Any] | None = None,
+    fmt: str = "JSONCompactEachRow",
+    *,
+    parameters: dict[str, Any] | None = None,
 ) -> bytes:
-    """Run a query and return its bytes in `fmt`."""
+    """Run a query and return its bytes in `fmt`; `parameters` are bound by the store."""
     try:
-        return client.raw_query(sql, fmt=fmt, settings=dict(settings or {}))
+        return client.raw_query(sql, parameters=parameters, fmt=fmt, settings=dict(settings or {}))
     except (ClickHouseError, HTTPError, OSError) as error:
         raise translated(error, server_of(client)) from None

@@ -14,6 +14,7 @@ from typing import Any, Final
 from agentrun_stream.store import native
 from agentrun_stream.store.engine import DEFAULT_DATABASE, Call, Engine, EngineError, Outcome
 from agentrun_stream.store.guard import Guard, Statement, StoreRefusal
+from agentrun_stream.store.http_form import with_form
 from agentrun_stream.store.http_request import (
     BODY_BYTES_MAX,
     Access,
@@ -98,7 +99,7 @@ class StoreApp:
             if (fixed := _fixed_answer(request)) is not None:
                 return fixed
             check_password(request, self._access)
-            request = replace(request, body=await _read_body(request, receive))
+            request = with_form(replace(request, body=await _read_body(request, receive)))
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, request)
         except RequestError as error:
             return self._error(error.code, error.text, error.status)

@@ -13,7 +13,7 @@ from agentrun_stream.errors import StoreRejectedError
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Part, RunKey
 from agentrun_stream.store.reader import add_object
-from agentrun_stream.store.rows import ARRAY_TABLES, MS
+from agentrun_stream.store.rows import ACCRUAL_COLUMNS, ARRAY_TABLES, MS
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -95,6 +95,12 @@ class MemoryStore:
             for row in self._of_part("refused", part)
             if row["offset"] >= offset
         }
+
+    async def void_accruals(self, part: Part, offset: int) -> None:
+        """See `ports.Store.void_accruals`."""
+        for row in self._of_part("accruals", part):
+            if row["offset"] >= offset:
+                row.update(dict.fromkeys(ACCRUAL_COLUMNS[13:19]))
 
     # ---- for whoever looks at the tables, or breaks them
 

@@ -18,13 +18,15 @@ from agentrun_stream.store.client import fetch
 from agentrun_stream.store.rows import SNAPSHOT_FACTS
 from agentrun_stream.store.sql import LOOKUP_SETTINGS, literal
 
+_PARAMETER_BYTES: Final = 4  # quotes and comma; every character may need an escape
+
 _OBJECTS: Final = """
 SELECT workspace, run_id, kind, object_id, type, success, tokens_used,
     if(kind = 'step', metadata, NULL), if(kind = 'run', extra, NULL), doc,
     _source, toUnixTimestamp64Micro(_event_time), _version,
     toUnixTimestamp64Milli(_first_appended_at), toUnixTimestamp64Milli(_appended_at)
 FROM run_objects FINAL
-WHERE (workspace, run_id) IN ({keys})
+WHERE workspace = {workspace:String} AND run_id IN {ids:Array(String)}
 """
 
 _JOURNAL: Final = """
@@ -48,24 +50,37 @@ WHERE topic = {topic} AND partition = {partition} AND offset >= {offset}
 def load_runs(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
     """The states of these runs, at most LOOKUP_IDS_MAX of them; unknown ones are left out."""
     found: dict[RunKey, RunState] = {}
-    listed = ", ".join(f"({_key_text(w)}, {_key_text(r)})" for w, r in keys)
-    for row in rows_of(client, _OBJECTS.format(keys=listed)):
-        key = (row[0], row[1])
-        state = found.get(key)
-        if state is None:
-            state = found[key] = RunState(*key)
-        add_object(state, row)
+    by_workspace: dict[str, list[str]] = {}
+    for workspace, run_id in keys:
+        by_workspace.setdefault(workspace, []).append(run_id)
+    for workspace, ids in by_workspace.items():
+        for some in batched(ids):
+            for row in rows_of(client, _OBJECTS, {"workspace": workspace, "ids": some}):
+                state = found.get((workspace, row[1]))
+                if state is None:
+                    state = found[workspace, row[1]] = RunState(workspace, row[1])
+                add_object(state, row)
     return found
 
 
-def _key_text(text: str) -> str:
-    """A key as SQL. The embedded store refuses statements in which a control character stands, however it is escaped."""
-    return literal(text) if text.isprintable() else f"unhex('{text.encode().hex()}')"
+def batched(ids: Sequence[str]) -> Iterator[list[str]]:
+    """The ids in pieces that fit into one parameter."""
+    piece: list[str] = []
+    size = 0
+    for run_id in ids:
+        length = 2 * len(run_id.encode()) + _PARAMETER_BYTES
+        if piece and size + length > limits.LOOKUP_PARAMETER_BYTES_MAX:
+            yield piece
+            piece, size = [], 0
+        size += length
+        piece.append(run_id)
+    if piece:
+        yield piece
 
 
-def rows_of(client: Client, sql: str) -> Iterator[list[Any]]:
+def rows_of(client: Client, sql: str, parameters: dict[str, Any] | None = None) -> Iterator[list[Any]]:
     """The rows of a query, as lists."""
-    for line in fetch(client, sql, LOOKUP_SETTINGS).splitlines():
+    for line in fetch(client, sql, LOOKUP_SETTINGS, parameters=parameters).splitlines():
         yield orjson.loads(line)
 
 

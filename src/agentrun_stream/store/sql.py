@@ -2,7 +2,7 @@
 
 from typing import Final
 
-_ESCAPES: Final = {c: f"\\x{c:02X}" for c in (*range(32), 127)} | {ord("\\"): "\\\\", ord("'"): "\\'"}
+_ESCAPES: Final = {ord("\\"): "\\\\", ord("'"): "\\'"}
 
 # A partial answer that looks like success would switch the guard against folding twice off.
 LOOKUP_SETTINGS: Final = {
@@ -34,5 +34,8 @@ INSERT_SETTINGS: Final = {
 
 
 def literal(text: str) -> str:
-    """`text` as a string literal, whatever characters it holds."""
-    return f"'{text.translate(_ESCAPES)}'"
+    """`text` as a string literal, whatever characters it holds.
+
+    The embedded store refuses statements in which a control character stands, however it is escaped.
+    """
+    return f"'{text.translate(_ESCAPES)}'" if text.isprintable() else f"unhex('{text.encode().hex()}')"

@@ -10,11 +10,17 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from urllib3.exceptions import HTTPError
 
-from agentrun_stream.store.client import server_of, translated
-from agentrun_stream.store.rows import ARRAY_TABLES
-from agentrun_stream.store.sql import INSERT_SETTINGS
+from agentrun_stream.ports import Part
+from agentrun_stream.store.client import execute, server_of, translated
+from agentrun_stream.store.rows import ACCRUAL_COLUMNS, ARRAY_TABLES
+from agentrun_stream.store.sql import INSERT_SETTINGS, literal
 
 _ONE_PART: Final = dict(INSERT_SETTINGS)
+_KEPT: Final = ACCRUAL_COLUMNS[:13]
+_VOID: Final = f"""
+INSERT INTO accruals ({", ".join(_KEPT)}, appended_at, _version)
+SELECT {", ".join(_KEPT)}, appended_at, _version FROM accruals FINAL WHERE {{place}}
+"""
 
 
 def insert(client: Client, table: str, rows: Sequence[bytes], *, into: str | None = None) -> None:
@@ -28,3 +34,12 @@ def insert(client: Client, table: str, rows: Sequence[bytes], *, into: str | Non
         client.raw_insert(into or table, columns, insert_block=b"\n".join(rows), settings=_ONE_PART, fmt=fmt)
     except (ClickHouseError, HTTPError, OSError) as error:
         raise translated(error, server_of(client)) from None
+
+
+def void_accruals(client: Client, part: Part, offset: int) -> None:
+    """Upsert rows without amounts over everything that the ledger has of a partition from an offset on.
+
+    Of two rows of one version the later counts: what is booked again comes after these.
+    """
+    place = f"topic = {literal(part.topic)} AND partition = {part.partition} AND offset >= {offset}"
+    execute(client, _VOID.format(place=place))

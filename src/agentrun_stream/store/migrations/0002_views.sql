@@ -2,11 +2,11 @@
 
 CREATE TABLE IF NOT EXISTS runs_by_start
 (
-    workspace LowCardinality(String),
+    workspace String,
     started_at DateTime64(6, 'UTC'),
     run_id String,
-    agent_id LowCardinality(Nullable(String)),
-    status LowCardinality(Nullable(String)),
+    agent_id Nullable(String),
+    status Nullable(String),
     _version UInt128
 )
 ENGINE = ReplacingMergeTree(_version)
