@@ -162,7 +162,10 @@ class Store(Protocol):
         ...
 
     async def void_accruals(self, part: Part, offset: int) -> None:
-        """Take back the amounts that a checkpoint that failed booked from `offset` on; booking them again brings them back."""
+        """Take back what failed checkpoints booked from `offset` on for events that no object holds yet.
+
+        Booking them again brings them back. MUST NOT touch an event that is folded already: nobody would book it again.
+        """
         ...
 
 

@@ -248,18 +248,20 @@ def amounts(store: Store, request: pytest.FixtureRequest, part: Part) -> dict[in
 
 
 def test_voided_amounts_are_gone_until_they_are_booked_again(
-    store: Store, request: pytest.FixtureRequest, part: Part
+    store: Store, request: pytest.FixtureRequest, part: Part, workspace: str
 ) -> None:
-    """Only from the offset on; and the same booking afterwards counts."""
-    run, origin = RunState("w", "r"), rows.Origin(part.topic, part.partition, APPEND_MS)
+    """Only from the offset on, and only where no object holds the event; the same booking afterwards counts."""
+    unseen, origin = RunState(workspace, "r"), rows.Origin(part.topic, part.partition, APPEND_MS)
+    folded = RunState(workspace, "folded")
 
-    def booked(offset: int) -> bytes:
+    def booked(offset: int, run: RunState = unseen) -> bytes:
         dimensions = ("agent", "model", None, None, None)
         accrual = Accrual("s", "step", *dimensions, offset, None, None, None, None, None)
         return rows.accrual_row(run, accrual, (offset, APPEND_MS), origin)
 
-    asyncio.run(store.insert("accruals", [booked(1), booked(2), booked(3)]))
+    asyncio.run(store.insert("accruals", [booked(1), booked(2), booked(3), booked(4, folded), booked(9, folded)]))
+    asyncio.run(store.insert("run_objects", [step_row(folded, "s", 4)]))
     asyncio.run(store.void_accruals(part, 2))
-    assert amounts(store, request, part) == {1: 1, 2: None, 3: None}
+    assert amounts(store, request, part) == {1: 1, 2: None, 3: None, 4: 4, 9: None}
     asyncio.run(store.insert("accruals", [booked(3)]))
-    assert amounts(store, request, part) == {1: 1, 2: None, 3: 3}
+    assert amounts(store, request, part) == {1: 1, 2: None, 3: 3, 4: 4, 9: None}

@@ -17,6 +17,7 @@ STEP_MEMBERS: Final = frozenset(schemas.load_schemas()["step.json"]["properties"
 # A run that no AgentRun could name is none: the schema's bound holds for every kind of event.
 RUN_ID_CHARS_MAX: Final[int] = schemas.load_schemas()["agent-run.json"]["properties"]["id"]["maxLength"]
 _STEP_TYPE: Final = TYPE_OF_KIND[STEP]
+_STEP_MARK: Final = f'"{_STEP_TYPE}"'.encode()
 _EARLIEST_S: Final = limits.EARLIEST_TIME_S
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _valid = schemas.validator(STEP)
@@ -51,7 +52,7 @@ def plain_step(value: bytes | None, key: bytes | None, latest_s: float) -> Plain
     `latest_s` is the latest time that the object may state. One function with few calls, because it runs once for almost
     every record: measured at two thirds of the general way.
     """
-    if value is None or key is None or len(value) > limits.VALUE_BYTES_MAX:
+    if value is None or key is None or len(value) > limits.VALUE_BYTES_MAX or _STEP_MARK not in value:
         return None
     try:
         envelope = _loads(value)

@@ -3,6 +3,7 @@
 Each record is decoded, folded and encoded before the next, so that its objects die young. Must not live here: writes.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from agentrun_stream.runtime.letters import Refused
 from agentrun_stream.store import rows
 
 CHUNK_RECORDS: Final = 256
+SLICE_RECORDS: Final = 4_096  # looked up at a time
 ALREADY: Final = "already_folded"
 _FUTURE_S: Final = limits.FUTURE_MS_MAX / 1000
 
@@ -168,17 +170,29 @@ class PartFolder:
         part = PartBatch(assigned, assigned.folded, end_offset, records[0].timestamp, records[-1].timestamp)
         part.records, part.last_offset = len(records), records[-1].offset
         assigned.folding = True
-        await self._look_up(self._unknown(records))
+        slices = [records[at : at + SLICE_RECORDS] for at in range(0, len(records), SLICE_RECORDS)]
+        ahead = asyncio.ensure_future(self._look_up(self._unknown(slices[0])))
+        try:
+            for some, following in zip(slices, [*slices[1:], ()], strict=True):
+                await ahead
+                # The store answers for the next slice while this one is folded.
+                ahead = asyncio.ensure_future(self._look_up(self._unknown(following)))
+                await self._slice(some, part, breathe)
+            await ahead
+        finally:
+            ahead.cancel()
+        self._finish(part)
+        return part
+
+    async def _slice(self, records: Sequence[Record], part: PartBatch, breathe: Callable[[], Awaitable[None]]) -> None:
         at, end = 0, len(records)
         while at < end:
-            if assigned.lost:
+            if self._assigned.lost:
                 raise Dropped
             at, missing = self._chunk(records, at, min(at + CHUNK_RECORDS, end), part)
             if missing is not None:
                 await self._look_up([missing])
             await breathe()
-        self._finish(part)
-        return part
 
     def _unknown(self, records: Sequence[Record]) -> list[RunKey]:
         """The run keys of the batch that are not in the cache, from the record keys alone."""
@@ -203,8 +217,12 @@ class PartFolder:
         found = await self._load(keys)
         if self._assigned.lost:
             raise Dropped
+        cache = self._assigned.cache
         for key in keys:
-            self._assigned.cache.add(found.get(key) or RunState(*key))
+            if (
+                key not in cache.runs
+            ):  # a look-up for the slice before may have brought it, and it may be folded on since
+                cache.add(found.get(key) or RunState(*key))
 
     def _chunk(self, records: Sequence[Record], at: int, end: int, part: PartBatch) -> tuple[int, RunKey | None]:
         """Fold records from `at` up to `end`; stop early, with its key, at a run that is neither cached nor looked up.

@@ -98,8 +98,12 @@ class MemoryStore:
 
     async def void_accruals(self, part: Part, offset: int) -> None:
         """See `ports.Store.void_accruals`."""
+        folded: dict[RunKey, int] = {}
+        for held in self._tables["run_objects"].values():
+            key = (held["workspace"], held["run_id"])
+            folded[key] = max(folded.get(key, -1), held["_offset"])
         for row in self._of_part("accruals", part):
-            if row["offset"] >= offset:
+            if row["offset"] >= offset and row["offset"] > folded.get((row["workspace"], row["run_id"]), -1):
                 row.update(dict.fromkeys(ACCRUAL_COLUMNS[13:19]))
 
     # ---- for whoever looks at the tables, or breaks them

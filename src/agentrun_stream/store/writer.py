@@ -19,7 +19,15 @@ _ONE_PART: Final = dict(INSERT_SETTINGS)
 _KEPT: Final = ACCRUAL_COLUMNS[:13]
 _VOID: Final = f"""
 INSERT INTO accruals ({", ".join(_KEPT)}, appended_at, _version)
-SELECT {", ".join(_KEPT)}, appended_at, _version FROM accruals FINAL WHERE {{place}}
+SELECT {", ".join(f"a.{name}" for name in _KEPT)}, a.appended_at, a._version
+FROM (SELECT * FROM accruals FINAL WHERE {{place}}) AS a
+LEFT JOIN
+(
+    SELECT workspace, run_id, max(_offset) AS folded FROM run_objects
+    WHERE (workspace, run_id) IN (SELECT workspace, run_id FROM accruals WHERE {{place}})
+    GROUP BY workspace, run_id
+) AS o ON o.workspace = a.workspace AND o.run_id = a.run_id
+WHERE a.offset > o.folded OR o.run_id = ''
 """
 
 
@@ -37,9 +45,10 @@ def insert(client: Client, table: str, rows: Sequence[bytes], *, into: str | Non
 
 
 def void_accruals(client: Client, part: Part, offset: int) -> None:
-    """Upsert rows without amounts over everything that the ledger has of a partition from an offset on.
+    """Upsert rows without amounts over what the ledger has of a partition from an offset on and no object holds yet.
 
-    Of two rows of one version the later counts: what is booked again comes after these.
+    An event that objects hold is folded already and will not be booked again, so its amounts stay. Of two rows of one
+    version the later counts: what is booked again comes after these.
     """
     place = f"topic = {literal(part.topic)} AND partition = {part.partition} AND offset >= {offset}"
     execute(client, _VOID.format(place=place))
