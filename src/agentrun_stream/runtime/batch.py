@@ -5,7 +5,7 @@ Each record is decoded, folded and encoded before the next, so that its objects 
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +21,7 @@ from agentrun_stream.model.event import EXPIRE, Event, Refusal
 from agentrun_stream.model.run import RunState, position
 from agentrun_stream.pipeline import decode, fold, project, run_record
 from agentrun_stream.ports import Outgoing, Part, Record, RunKey
-from agentrun_stream.processors.fold import FOLDED, LATE, REPEATED, STALE, Folded, Place, fold_new_step
+from agentrun_stream.processors.fold import FOLDED, Folded, Place, fold_new_step
 from agentrun_stream.processors.publish import run_key
 from agentrun_stream.runtime.cache import Cache
 from agentrun_stream.runtime.letters import Refused
@@ -30,6 +30,7 @@ from agentrun_stream.store import rows
 CHUNK_RECORDS: Final = 256
 SLICE_RECORDS: Final = 4_096  # looked up at a time
 ALREADY: Final = "already_folded"
+REHOMED: Final = "rehomed"
 _FUTURE_S: Final = limits.FUTURE_MS_MAX / 1000
 
 Loader = Callable[[Sequence[RunKey]], Awaitable[dict[RunKey, RunState]]]
@@ -123,6 +124,7 @@ class Batch:
     outcomes: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     ended: dict[tuple[str, str], int] = field(default_factory=dict)
+    misplaced_by: dict[str, int] = field(default_factory=dict)
     ages: list[tuple[int, int, int]] = field(default_factory=list)
     hits: int = 0
     looked_up: int = 0
@@ -367,7 +369,9 @@ class PartFolder:
     # ---- what is not folded here
 
     def _rehome(self, record: Record, event: Event, part: PartBatch) -> None:
-        self._batch.count("rehomed")
+        self._batch.count(REHOMED)
+        sources = self._batch.misplaced_by
+        sources[event.source] = sources.get(event.source, 0) + 1
         key = event.run_id.encode()
         part.misplaced.append(Outgoing(key, record.value, tuple(record.headers), self._assigned.home_of(key)))
 
@@ -389,11 +393,3 @@ class PartFolder:
         refused = Refused(record, refusal, assigned.part, assigned.group)
         batch.put("refused", rows.row(refused.row(self._origin.ingested_s)))
         part.dead.append(refused.letter())
-
-
-def repeated(outcomes: dict[str, int]) -> Iterable[tuple[str, int]]:
-    """The outcomes that have a metric of their own: its attribute, and how many."""
-    yield "records_repeated", outcomes.get(REPEATED, 0) + outcomes.get(ALREADY, 0)
-    yield "records_late", outcomes.get(LATE, 0)
-    yield "records_stale", outcomes.get(STALE, 0)
-    yield "records_rehomed", outcomes.get("rehomed", 0)

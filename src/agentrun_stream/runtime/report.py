@@ -10,11 +10,15 @@ from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream.errors import UnavailableError
 from agentrun_stream.ports import Clock, Part, Source
-from agentrun_stream.runtime.batch import Assigned, Batch, repeated
+from agentrun_stream.processors.fold import LATE, REPEATED, STALE
+from agentrun_stream.runtime.batch import ALREADY, REHOMED, Assigned, Batch
 from agentrun_stream.runtime.cache import Cache
+from agentrun_stream.telemetry.logs import clean
 from agentrun_stream.telemetry.metrics import Metrics
 
 _LAG_EVERY_S: Final = 1.0
+_TELL_EVERY_S: Final = 60.0
+_SOURCES_MAX: Final = 1_000
 
 
 class Report:
@@ -26,6 +30,7 @@ class Report:
         self._metrics = metrics
         self._waits: dict[str, UnavailableError] = {}
         self._last_lag = -_LAG_EVERY_S
+        self._misplaced: dict[str, float] = {}
 
     @property
     def waiting(self) -> bool:
@@ -55,16 +60,32 @@ class Report:
             metrics.records_consumed.inc(entry.records, topic=part.topic, partition=part.partition)
         for reason, count in batch.reasons.items():
             metrics.records_refused.inc(count, reason=reason)
-        for attribute, count in repeated(batch.outcomes):
+        for attribute, count in _with_metrics(batch.outcomes):
             if count:
                 getattr(metrics, attribute).inc(count)
         for (status, outcome), count in batch.ended.items():
             metrics.runs_ended.inc(count, status=status, outcome=outcome)
+        for source, count in batch.misplaced_by.items():
+            self._name_misplaced(clean(source), count)
         for first_ms, last_ms, count in batch.ages:
             # The batch's records lie between two append times: half of them at each end is near enough for a histogram.
             metrics.event_age_at_store_seconds.observe(max(0, now - first_ms) / 1000, count // 2)
             metrics.event_age_at_store_seconds.observe(max(0, now - last_ms) / 1000, count - count // 2)
         metrics.cache_hits.inc(batch.hits)
+
+    def _name_misplaced(self, source: str, count: int) -> None:
+        """Say which producer uses another partitioner or no key; once a minute each, for a bounded number of them."""
+        now = self.clock.monotonic_s()
+        told = self._misplaced.get(source)
+        if (told is None and len(self._misplaced) >= _SOURCES_MAX) or (told is not None and now - told < _TELL_EVERY_S):
+            return
+        self._misplaced[source] = now
+        self.log.warning(
+            "misplaced records were produced again where they belong",
+            source=source or "unknown",
+            records=count,
+            next="Let this producer use the run id as key and murmur2 as partitioner.",
+        )
 
     def looked_up(self, ids: int, seconds: float) -> None:
         """A look-up of this many runs took this long."""
@@ -116,3 +137,11 @@ class Report:
     def abandoned(self) -> None:
         """A batch was given up; it is folded again."""
         self._metrics.checkpoints_abandoned.inc()
+
+
+def _with_metrics(outcomes: dict[str, int]) -> Iterable[tuple[str, int]]:
+    """The outcomes that have a metric of their own: its attribute, and how many."""
+    yield "records_repeated", outcomes.get(REPEATED, 0) + outcomes.get(ALREADY, 0)
+    yield "records_late", outcomes.get(LATE, 0)
+    yield "records_stale", outcomes.get(STALE, 0)
+    yield "records_rehomed", outcomes.get(REHOMED, 0)
