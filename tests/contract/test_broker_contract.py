@@ -122,15 +122,20 @@ def test_aborted_records_are_never_delivered_and_position_covers_control_records
         await stage.produce(topic, some(1, "w"), end="commit")
         source, _ = await opened(stage, topic)
         found = (await polled(source, 3))[part]
-        assert [(r.offset, r.value) for r in found] == [(0, b"v0"), (1, b"v1"), (6, b"w0")]
+        assert [r.value for r in found] == [b"v0", b"v1", b"w0"]
+        assert [r.offset for r in found[:2]] == [0, 1]
         await polled(source, 1, tries=5)
-        assert source.position(part) == source.end(part) == 8
+        # A client may drop what it had not sent yet when it aborts, so the log's own end says how much there is.
+        before = (await source.bounds(part)).end
+        assert source.position(part) == source.end(part) == before > found[-1].offset + 1
         await stage.produce(topic, some(2, "gone"), end="abort")
+        after = (await source.bounds(part)).end
+        assert after > before
         for _ in range(50):
             assert await source.poll(100, 10) == {}
-            if source.position(part) == 11:
+            if source.position(part) == after:
                 break
-        assert source.position(part) == 11
+        assert source.position(part) == after
         await source.close()
 
     play(scenario)

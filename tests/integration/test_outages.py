@@ -172,6 +172,7 @@ def test_a_clean_stop_finishes_the_batch_at_hand(agentrun_stack: Stack, tmp_path
         made.start()
         with publishing(made) as names:
             soon(lambda: len(names) > 5, what="publishing")
+            soon(lambda: made.one("SELECT max(last) AS n FROM batches")["n"] > 0, what="a first batch")
             assert made.child().stop(30) == 0
         assert "worker stopped" in made.log()
         assert "Traceback" not in made.log()
