@@ -217,7 +217,10 @@ class Theatre:
         last = self.broker.last_by_key(topics.RUNS)
         wrong = [f"topic: {sorted(last)} has not the keys {sorted(settled)}"] if last.keys() != settled else []
         for key, published in last.items():
-            value, row = orjson.loads(published.value or b"{}"), rows[key]
+            value, row = orjson.loads(published.value or b"{}"), rows.get(key)
+            if row is None:
+                wrong.append(f"topic {key!r}: the store has no row of it")
+                continue
             told = (value["revision"], value["status"], value["closed_by"], value["counts"].get("steps"))
             shown = (row["revision"], row.get("status"), row.get("closed_by"), row.get("steps"))
             if told != shown:
