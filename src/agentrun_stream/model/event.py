@@ -83,14 +83,3 @@ class Refusal:
 
     def __repr__(self) -> str:
         return f"Refusal({self.reason!r}, {self.pointer!r}, {self.keyword!r})"
-
-
-class Misplaced:
-    """A record whose run id belongs on another partition, or that came without its key: produced again where it belongs."""
-
-    __slots__ = ("partition", "run_id", "source")
-
-    def __init__(self, run_id: str, partition: int, source: str) -> None:
-        self.run_id = run_id
-        self.partition = partition
-        self.source = source

@@ -16,8 +16,10 @@ from agentrun_stream.ports import Part, Record, RunKey
 from agentrun_stream.processors.fold import Place
 from agentrun_stream.processors.project import Projection
 from agentrun_stream.processors.publish import run_key
+from agentrun_stream.store.rows import ACCRUAL_COLUMNS
 
 CHECKS: Final = ("coverage", "records", "digests", "projections", "settlements", "accruals", "windows", "published")
+_ACCRUAL: Final = ACCRUAL_COLUMNS[5:19]  # whose, what kind, the dimensions, the amounts
 _NOT_COMPARED: Final = frozenset({"projected_at"})
 _SHOWN_CHARS_MAX: Final = 120
 
@@ -328,24 +330,6 @@ class Audit:
         for where in sorted(self._refused - found):
             place_text = f"{where[0]}:{where[1]}:{where[2]}"
             self.findings.differ("records", topic, (place_text, ""), "a dead letter", "none")
-
-
-_ACCRUAL: Final = (
-    "workspace",
-    "run_id",
-    "basis",
-    "agent_id",
-    "model",
-    "provider",
-    "runtime",
-    "trigger",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "total_tokens",
-    "cost_reported",
-)
 
 
 def _same(found: Sequence[Any], expected: Sequence[Any]) -> bool:
