@@ -53,7 +53,7 @@ def workspace() -> str:
 
 
 def step_fact(offset: int, obj: dict[str, Any], time_s: float = 1_767_268_800.123457) -> StepFact:
-    usage = ledger.step_usage(obj)
+    usage = ledger.step_usage(obj.get("metadata"), obj.get("tokens_used"))
     return StepFact(
         position(1, offset), "src'", time_s, APPEND_MS - 1, APPEND_MS, obj["type"], obj.get("success"), usage
     )
@@ -63,7 +63,7 @@ def step_row(run: RunState, step_id: str, offset: int, **members: Any) -> bytes:
     obj = {"id": step_id, "type": "tool_call", **members}
     run.steps[step_id] = step_fact(offset, obj)
     run.pos = max(run.pos, position(1, offset))
-    return rows.step_row(run, (step_id, obj, (None, None), run.steps[step_id]), None, ORIGIN)
+    return rows.step_row(run, (step_id, obj, (None, None), run.steps[step_id]), ORIGIN)
 
 
 def load(store: Store, *keys: RunKey) -> dict[RunKey, RunState]:
@@ -133,7 +133,7 @@ def test_the_topic_epoch_stands_above_the_offset(store: Store, workspace: str) -
     row = step_row(run, "s", 10**9)
     obj = {"id": "s", "type": "message"}
     newer = step_fact(0, obj)._replace(pos=position(2, 1))
-    asyncio.run(store.insert("run_objects", [rows.step_row(run, ("s", obj, (None, None), newer), None, ORIGIN)]))
+    asyncio.run(store.insert("run_objects", [rows.step_row(run, ("s", obj, (None, None), newer), ORIGIN)]))
     asyncio.run(store.insert("run_objects", [row]))
     assert load(store, (workspace, "r"))[workspace, "r"].steps["s"] == newer
 

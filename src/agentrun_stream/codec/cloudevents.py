@@ -4,7 +4,6 @@ The order of the checks is the order of the reasons in the wire contract. Must n
 anything that remembers an earlier record.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 from agentrun_stream import limits
 from agentrun_stream.codec import json_codec, schemas
-from agentrun_stream.codec.fast import RUN_ID_CHARS_MAX
+from agentrun_stream.codec.fast import RUN_ID_CHARS_MAX, WORKSPACE
 from agentrun_stream.model.event import EVAL, KIND_OF_TYPE, PATCH, RUN, STEP, Event, Refusal, Times
 
 Headers = Sequence[tuple[str, bytes]]
@@ -21,7 +20,6 @@ DEFAULT_WORKSPACE: Final = "default"
 ATTEMPT_HEADER: Final = "agentrun.dlq.attempt"
 FIRST_SEEN_HEADER: Final = "agentrun.dlq.first_seen"
 
-_WORKSPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _STORE_S_MIN: Final = -2_208_988_800.0  # 1900-01-01, the first instant a DateTime64 column holds
 _STORE_S_MAX: Final = 10_413_791_999.0  # 2299-12-31T23:59:59, its last second
 _DATE_TIME_CHARS: Final = 19
@@ -82,7 +80,7 @@ def decode(value: bytes | None, key: bytes | None, headers: Headers, append_ms: 
         if deep and json_codec.too_deep(data):
             return Refusal("malformed", keyword="depth", workspace=workspace)
         claimed = attributes.get("workspaceid") if attributes is not None else None
-        if claimed is not None and (type(claimed) is not str or not _WORKSPACE.match(claimed)):
+        if claimed is not None and (type(claimed) is not str or not WORKSPACE.match(claimed)):
             raise _RefusedError("schema", "/workspaceid", "pattern")  # noqa: TRY301
         workspace = workspace or claimed or DEFAULT_WORKSPACE
         event = _event(attributes, data, key, workspace)

@@ -38,14 +38,12 @@ class Event:
 
     Times are seconds since 1970 (UTC): a float tells microseconds apart, and is what the store reads. `time_s` is the event
     time of the wire contract; `stamped` says whether it is the envelope's own. `times` are (started, ended) of the object,
-    `step_times` those of embedded steps, in their order. `metadata_json` is a step's metadata as canonical JSON, where the
-    decoder already made it. `cost_raw` is `cost.cost_usd` as its digits were sent.
+    `step_times` those of embedded steps, in their order. `cost_raw` is `cost.cost_usd` as its digits were sent.
     """
 
     __slots__ = (
         "cost_raw",
         "kind",
-        "metadata_json",
         "obj",
         "run_id",
         "source",
@@ -66,7 +64,6 @@ class Event:
         self.stamped = False
         self.times: Times = (None, None)
         self.step_times: Sequence[Times] = ()
-        self.metadata_json: str | None = None
         self.cost_raw: str | None = None
 
 

@@ -5,6 +5,7 @@ Prices never enter here. Unknown is None, never zero. Must not live here: window
 
 from collections.abc import Sequence
 from decimal import Decimal
+from sys import intern
 from typing import Any, Final
 
 from agentrun_stream import limits
@@ -21,9 +22,8 @@ def count(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def step_usage(obj: dict[str, Any]) -> Usage | None:
-    """What a step says of its model call: `metadata.usage`, and the bare total; None where it says nothing."""
-    metadata, total = obj.get("metadata"), obj.get("tokens_used")
+def step_usage(metadata: dict[str, Any] | None, total: Any) -> Usage | None:
+    """What a step says of its model call: `metadata.usage`, and the bare `tokens_used`; None where it says nothing."""
     usage = metadata.get("usage") if metadata is not None else None
     if total is not None:
         total = int(total)
@@ -45,8 +45,8 @@ def step_usage(obj: dict[str, Any]) -> Usage | None:
     found: Usage = _new(
         Usage,
         (
-            provider if type(provider) is str else None,
-            model if type(model) is str else None,
+            intern(provider) if type(provider) is str else None,
+            intern(model) if type(model) is str else None,
             *tokens,
             total,
         ),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from agentrun_stream import limits
-from agentrun_stream.codec.fast import PlainStep
+from agentrun_stream.codec.fast import ID, SUCCESS, TOKENS_USED, TYPE, PlainStep
 from agentrun_stream.codec.json_codec import canonical
 from agentrun_stream.model import ledger
 from agentrun_stream.model.event import EVAL, EXPIRE, LEASE, PATCH, RUN, STEP, Event, Refusal, Times
@@ -84,8 +84,8 @@ def fold_new_step(state: RunState, step: PlainStep, pos: int, append_ms: int) ->
 
     Hot, so it makes nothing but the fact and the accrual. The property tests hold it and `fold` together.
     """
-    steps, snap, obj = state.steps, state.snap, step[1]
-    step_id = obj["id"]
+    _, _, source, time_s, body, _, metadata, _ = step
+    steps, snap, step_id, total = state.steps, state.snap, body[ID], body[TOKENS_USED]
     if (
         step_id in steps
         or state.expired is not None
@@ -93,10 +93,8 @@ def fold_new_step(state: RunState, step: PlainStep, pos: int, append_ms: int) ->
         or len(steps) >= limits.STEPS_PER_RUN_MAX
     ):
         return None
-    usage = ledger.step_usage(obj) if "metadata" in obj or "tokens_used" in obj else None
-    fact: StepFact = _new(
-        StepFact, (pos, step[2], step[3], append_ms, append_ms, obj["type"], obj.get("success"), usage)
-    )
+    usage = ledger.step_usage(metadata, total) if metadata is not None or total is not None else None
+    fact: StepFact = _new(StepFact, (pos, source, time_s, append_ms, append_ms, body[TYPE], body[SUCCESS], usage))
     steps[step_id] = fact
     state.pos = pos
     return fact, None if usage is None else ledger.book_step(state, step_id, usage, None)
@@ -319,7 +317,7 @@ def _put_step(state: RunState, out: Folded, step: tuple[str, dict[str, Any], Tim
     """Add a step or replace it. A fact is made by `tuple.__new__`, a third of the cost of a call by name: this is hot."""
     step_id, obj, times = step
     old = state.steps.get(step_id)
-    usage = ledger.step_usage(obj) if "metadata" in obj or "tokens_used" in obj else None
+    usage = ledger.step_usage(obj.get("metadata"), obj.get("tokens_used"))
     pos, append_ms = at
     first = append_ms if old is None else old[3]
     fact: StepFact = _new(

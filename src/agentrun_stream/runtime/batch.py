@@ -15,7 +15,7 @@ from agentrun_stream.codec.cloudevents import (
     Route,
     workspace_of,
 )
-from agentrun_stream.codec.fast import PlainStep, plain_step
+from agentrun_stream.codec.fast import plain_step
 from agentrun_stream.errors import RefusedShareError
 from agentrun_stream.model.event import EXPIRE, Event, Refusal
 from agentrun_stream.model.run import RunState, position
@@ -234,11 +234,11 @@ class PartFolder:
         """
         batch, assigned, origin = self._batch, self._assigned, self._origin
         runs, route, refused, epoch = assigned.cache.runs, assigned.route, assigned.refused, position(assigned.epoch, 0)
-        workspace, number, seen = route.workspace or DEFAULT_WORKSPACE, batch.number, self._seen
+        mapped, number, seen = route.workspace, batch.number, self._seen
         fast = not route.refuse_unmapped and not refused
         objects: list[bytes] = []
         accruals: list[bytes] = []
-        step_row, accrual_row, folded = rows.step_row, rows.accrual_row, 0
+        step_row, accrual_row, folded = rows.plain_step_row, rows.accrual_row, 0
         missing: RunKey | None = None
         for i in range(at, end):
             record = records[i]
@@ -248,7 +248,7 @@ class PartFolder:
                 if fast and not record.headers
                 else None
             )
-            if step is not None and (state := runs.get((workspace, step[0]))) is not None:
+            if step is not None and (state := runs.get((mapped or step[1] or DEFAULT_WORKSPACE, step[0]))) is not None:
                 pos = epoch | record.offset
                 if pos > state.pos and (new := fold_new_step(state, step, pos, append_ms)) is not None:
                     folded += 1
@@ -256,11 +256,11 @@ class PartFolder:
                         state.mark = number
                         seen.append(state)
                     fact, accrual = new
-                    objects.append(step_row(state, (step[1]["id"], step[1], step[4], fact), step[5], origin))
+                    objects.append(step_row(state, step[4], (step[5], step[7], None), fact, origin))
                     if accrual is not None:
                         accruals.append(accrual_row(state, accrual, (record.offset, append_ms), origin))
                     continue
-            missing = self._one(record, step, part, (objects, accruals))
+            missing = self._one(record, part, (objects, accruals))
             if missing is not None:
                 end = i
                 break
@@ -269,15 +269,10 @@ class PartFolder:
         batch.count(FOLDED, folded)
         return end, missing
 
-    def _one(
-        self, record: Record, step: PlainStep | None, part: PartBatch, out: tuple[list[bytes], list[bytes]]
-    ) -> RunKey | None:
+    def _one(self, record: Record, part: PartBatch, out: tuple[list[bytes], list[bytes]]) -> RunKey | None:
         """One record in the general way. Returns the run's key, with nothing done, where the run has to be looked up."""
         assigned = self._assigned
-        if step is not None:
-            event: Event | Refusal = step.event(assigned.route.workspace or DEFAULT_WORKSPACE)
-        else:
-            event = decode(record.value, record.key, record.headers, record.timestamp, assigned.route)
+        event = decode(record.value, record.key, record.headers, record.timestamp, assigned.route)
         if isinstance(event, Refusal):
             self._refuse(record, event, part)
             return None
@@ -308,7 +303,7 @@ class PartFolder:
         was_closed = state.closed
         folded = fold(state, event, Place(pos, record.timestamp))
         self._batch.count(folded.outcome)
-        out[0].extend(rows.step_row(state, s, event.metadata_json, origin) for s in folded.steps)
+        out[0].extend(rows.step_row(state, s, origin) for s in folded.steps)
         out[1].extend(rows.accrual_row(state, a, (record.offset, record.timestamp), origin) for a in folded.accruals)
         if folded.run or folded.evals or was_closed:
             self._note(state, event, folded, was_closed=was_closed)

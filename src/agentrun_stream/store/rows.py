@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 
 from agentrun_stream import limits
+from agentrun_stream.codec.fast import Body
 from agentrun_stream.model import money
 from agentrun_stream.model.event import Times
 from agentrun_stream.model.run import Accrual, EvalFact, RunState, Snapshot, StepFact, offset_of, row_version
@@ -41,7 +42,8 @@ OBJECT_COLUMNS: Final = (
     "_appended_at",
     "_ingested_at",
 )
-STEP_MEMBERS: Final = frozenset(OBJECT_COLUMNS[4:16]) | {"id"}
+_STEP_COLUMNS: Final = ("id", *OBJECT_COLUMNS[4:16])
+STEP_MEMBERS: Final = frozenset(_STEP_COLUMNS)
 SNAPSHOT_FACTS: Final = (
     "seen",
     "opened_ms",
@@ -98,35 +100,36 @@ class Origin:
         self.ingested_s = ingested_ms / MS
 
 
-def step_row(
-    run: RunState, step: tuple[str, dict[str, Any], Times, StepFact], metadata: str | None, origin: Origin
-) -> bytes:
-    """The row of a step, from (id, object, times, fact); `metadata` where it is encoded already. One tuple, one `dumps`."""
+def step_row(run: RunState, step: tuple[str, dict[str, Any], Times, StepFact], origin: Origin) -> bytes:
+    """The row of a step, from (id, object, times, fact)."""
     step_id, obj, times, fact = step
-    get = obj.get
-    pos = fact[0]
-    tokens = get("tokens_used")
-    if metadata is None and (found := get("metadata")) is not None:
-        metadata = dumps(found, option=_SORTED).decode()
+    body = (step_id, *map(obj.get, _STEP_COLUMNS[1:]))
+    metadata = None if body[12] is None else dumps(body[12], option=_SORTED).decode()
+    extra = None if STEP_MEMBERS.issuperset(obj) else _extra(obj)
+    return plain_step_row(run, body, (times, metadata, extra), fact, origin)
+
+
+def plain_step_row(
+    run: RunState, body: Body, apart: tuple[Times, str | None, str | None], fact: StepFact, origin: Origin
+) -> bytes:
+    """The row of a step from its members in the order of the schema. One tuple, one `dumps`.
+
+    `apart` are its times, its metadata as canonical JSON, its unknown members as canonical JSON.
+    """
+    times, metadata, extra = apart
+    pos, tokens = fact[0], body[11]
     return dumps(
         (
             run.workspace,
             run.run_id,
             "step",
-            step_id,
-            fact[5],
-            get("tool_name"),
-            get("mcp_server"),
-            get("input_preview"),
-            get("output_preview"),
-            fact[6],
-            get("error"),
+            *body[:8],
             times[0],
             times[1],
-            get("duration_ms"),
+            body[10],
             None if tokens is None else int(tokens),
             metadata,
-            None if STEP_MEMBERS.issuperset(obj) else _extra(obj),
+            extra,
             None,
             fact[1],
             fact[2],
