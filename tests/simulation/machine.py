@@ -54,9 +54,14 @@ class Shared:
     store: MemoryStore
     fate: Fate = field(default_factory=Fate)
     calls: int = 0
+    schedule: list[str] = field(default_factory=list)
     over: bool = False
     graves: list[asyncio.Future[None]] = field(default_factory=list)
     flying: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def note(self, what: str) -> None:
+        """Write down what befell whom, at what virtual time."""
+        self.schedule.append(f"{asyncio.get_running_loop().time():9.3f} s  {what}")
 
 
 class Events(Protocol):
@@ -104,11 +109,13 @@ class Machine:
     def kill(self) -> None:
         """SIGKILL: nothing of it runs on, not even what comes after an error."""
         self.dead = True
+        self.shared.note(f"{self.name} is killed")
         self._events.killed(self)
 
     def stall(self) -> None:
         """SIGSTOP."""
         self.awake.clear()
+        self.shared.note(f"{self.name} is stalled")
         self._events.stalled(self)
 
     async def gate(self) -> None:
@@ -122,7 +129,9 @@ class Machine:
         if self.shared.over:
             raise KilledError
 
-    async def call(self, ask: Callable[[], Awaitable[object]], error: UnavailableError, *, flies: bool = False) -> None:
+    async def call(
+        self, what: str, ask: Callable[[], Awaitable[object]], error: UnavailableError, *, flies: bool = False
+    ) -> None:
         """One write to the outside: lost before, lost after, late, twice, or the end of the machine at either side."""
         shared, chance, fate = self.shared, self.shared.chance, self.shared.fate
         shared.calls += 1
@@ -133,17 +142,21 @@ class Machine:
         flying = fate.in_flight if flies else 0.0
         for share, happens in ((fate.error_before, "before"), (flying, "flies"), (fate.kill, "dies")):
             if at < share:
+                shared.note(f"{self.name}: {what} {happens}")
                 await self._fails(happens, ask, error)
             at -= share
         await ask()
         if chance.random() < fate.twice:
+            shared.note(f"{self.name}: {what} twice")
             await ask()
         if chance.random() < fate.kill:
+            shared.note(f"{self.name}: {what} done, then dies")
             await self._fails("dies", ask, error)
         if chance.random() < fate.stall:
             self.stall()
         await self.pause()
         if chance.random() < fate.error_after:
+            shared.note(f"{self.name}: {what} done, the answer is lost")
             raise error
 
     async def _fails(self, how: str, ask: Callable[[], Awaitable[object]], error: UnavailableError) -> None:
@@ -175,7 +188,8 @@ class GatedStore:
         self._store = machine.shared.store
 
     async def insert(self, table: str, rows: Sequence[bytes]) -> None:
-        await self._machine.call(lambda: self._store.insert(table, rows), StoreError("no answer"), flies=True)
+        insert = lambda: self._store.insert(table, rows)  # noqa: E731
+        await self._machine.call(f"insert into {table}", insert, StoreError("no answer"), flies=True)
 
     async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
         await self._asked()
@@ -215,7 +229,7 @@ class GatedPublisher:
 
     async def publish(self, part: Part, topic: str, records: Sequence[Outgoing]) -> None:
         try:
-            await self._call(lambda: self._publisher.publish(part, topic, records))
+            await self._call(f"publish of {part.partition}", lambda: self._publisher.publish(part, topic, records))
         except UnavailableError:
             await self._publisher.release(
                 part
@@ -223,7 +237,7 @@ class GatedPublisher:
             raise
 
     async def send(self, topic: str, records: Sequence[Outgoing]) -> None:
-        await self._call(lambda: self._publisher.send(topic, records))
+        await self._call(f"send to {topic}", lambda: self._publisher.send(topic, records))
 
     async def partitions(self, topic: str) -> int:
         return await self._publisher.partitions(topic)
@@ -236,8 +250,8 @@ class GatedPublisher:
         await self._machine.gate()
         await self._publisher.close()
 
-    async def _call(self, ask: Callable[[], Awaitable[object]]) -> None:
-        await self._machine.call(ask, UnavailableError("no answer"))
+    async def _call(self, what: str, ask: Callable[[], Awaitable[object]]) -> None:
+        await self._machine.call(what, ask, UnavailableError("no answer"))
 
 
 class GatedSource:
@@ -278,7 +292,8 @@ class GatedSource:
         self._source.pause(part)
 
     async def commit(self, offsets: Mapping[Part, int]) -> None:
-        await self._machine.call(lambda: self._source.commit(offsets), UnavailableError("no answer"))
+        commit = lambda: self._source.commit(offsets)  # noqa: E731
+        await self._machine.call("commit", commit, UnavailableError("no answer"))
 
     async def close(self) -> None:
         await self._machine.gate()

@@ -99,6 +99,7 @@ class Theatre:
         if self.shared.over:
             return
         self.names += 1
+        self.shared.note(f"worker-{self.names} starts")
         machine = Machine(self.shared, f"worker-{self.names}", self)
         self.machines.append(machine)
         self.everyone.append(machine)  # the collector must not end a dead one, with all its clean-up
@@ -139,10 +140,12 @@ class Theatre:
     async def _rebalance(self) -> None:
         """Everybody joins again, and who comes first changes: A, B, and A again."""
         if self.machines:
+            self.shared.note("the group rebalances")
             self.broker.rebalance(GROUP, self.chance.choice(self.machines).name)
 
     async def _restore(self) -> None:
         """A backup is taken while workers write, and put back when they are stopped."""
+        self.shared.note("a backup is taken")
         backup: Tables = {}
         for table in BACKUP_ORDER:
             backup |= self.shared.store.backup(table)
@@ -152,6 +155,7 @@ class Theatre:
             machine.kill()
         for task in list(self.shared.flying):
             task.cancel()
+        self.shared.note("the backup is put back")
         self.shared.store.restore(backup)
 
     # ---- calm

@@ -11,8 +11,8 @@ from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import RunKey
 
 # Measured on CPython 3.11: a run with its snapshot, and one step with usage.
-RUN_BYTES: Final = 3_000
-STEP_BYTES: Final = 480
+RUN_BYTES: Final = 2_200
+STEP_BYTES: Final = 340
 _YOUNG_BATCHES: Final = 4
 
 

@@ -1,0 +1,71 @@
+"""Bugs as somebody could write them: a place in the product's text, what stands there, and what would stand there.
+
+Must not live here: mechanisms that are switched off whole (mechanisms.py).
+"""
+
+from typing import Final, NamedTuple
+
+
+class Bug(NamedTuple):
+    """`wrong` instead of `right`, which stands exactly once in `file`."""
+
+    file: str
+    right: str
+    wrong: str
+
+
+BUGS: Final = {
+    "the guard is off by one": Bug(
+        "runtime/batch.py",
+        "if pos > state.pos and (new",
+        "if pos >= state.pos and (new",
+    ),
+    "the guard is off by one, in general": Bug(
+        "runtime/batch.py",
+        "        if pos <= state.pos:\n            self._batch.count(ALREADY)",
+        "        if pos < state.pos:\n            self._batch.count(ALREADY)",
+    ),
+    "a failed write is not noticed": Bug(
+        "runtime/checkpoint.py", "    if failures:\n        raise failures[0]", "    if failures:\n        return"
+    ),
+    "a parked cache that is ahead is taken": Bug(
+        "runtime/membership.py", "folded == assigned.folded", "folded >= assigned.folded"
+    ),
+    "a revoked partition is not lost": Bug(
+        "runtime/membership.py",
+        "            assigned.lost = True\n            if not assigned.folding",
+        "            if not assigned.folding",
+    ),
+    "what was told twice counts as late": Bug(
+        "processors/fold.py", "event.time_s < old.time_s and", "event.time_s <= old.time_s and"
+    ),
+    "a replaced step is booked whole": Bug(
+        "model/ledger.py", "said[2:] if old is None else", "said[2:] if new is not None else"
+    ),
+    "a minute left keeps its amounts": Bug(
+        "processors/project.py", "if not state.closed or int(snap.closed_s)", "if int(snap.closed_s)"
+    ),
+    "a reopened run is not announced": Bug(
+        "runtime/batch.py", "        if projection.settlements:  #", "        if projection.closed:  #"
+    ),
+    "the first append time moves": Bug(
+        "processors/fold.py", "first = append_ms if old is None else old[3]", "first = append_ms"
+    ),
+    "the journal stops at the last record": Bug(
+        "runtime/checkpoint.py", '"last": entry.last,', '"last": max(entry.first, entry.last_offset + 1),'
+    ),
+    "a step inside a run is always news": Bug(
+        "processors/fold.py", "if old is None or not _is_late(event, old):", "if old is None or old is not None:"
+    ),
+    "the newest step is believed, not the newest object": Bug(
+        "model/run.py",
+        "times += [e.append_ms for e in self.evals.values()]\n        if self.snap is not None:\n            "
+        "times.append(self.snap.append_ms)\n        return max",
+        "return max",
+    ),
+    "the commit is believed, not the journal": Bug(
+        "runtime/resume.py",
+        "offset = known if bounds.committed is None else min(known, bounds.committed)",
+        "offset = known if bounds.committed is None else max(known, bounds.committed)",
+    ),
+}
