@@ -161,11 +161,8 @@ class Store(Protocol):
         """(reason, pointer, keyword) of the offsets from `offset` on that stand in `refused`."""
         ...
 
-    async def void_accruals(self, part: Part, offset: int) -> None:
-        """Take back what failed checkpoints booked from `offset` on for events that no object holds yet.
-
-        Booking them again brings them back. MUST NOT touch an event that is folded already: nobody would book it again.
-        """
+    async def set_aside(self, part: Part) -> Sequence[int]:
+        """The offsets of a partition that an operator set aside, ascending."""
         ...
 
 

@@ -25,8 +25,8 @@ from agentrun_stream.broker.scan import Span, read_partition, read_topic
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.config import Settings, clickhouse_url, kafka_bootstrap
 from agentrun_stream.ports import Part, Record
+from agentrun_stream.runtime.assigned import RefusedLimit
 from agentrun_stream.runtime.audit import Audit, Findings, Reach, Rules
-from agentrun_stream.runtime.batch import RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.worker import Worker, WorkerOptions, World

@@ -4,11 +4,12 @@ import asyncio
 import itertools
 from typing import Any
 
+import orjson
 import pytest
 
 from agentrun_stream.errors import StoreRejectedError
 from agentrun_stream.model import ledger
-from agentrun_stream.model.run import Accrual, EvalFact, RunState, Snapshot, StepFact, position
+from agentrun_stream.model.run import EvalFact, RunState, Snapshot, StepFact, position
 from agentrun_stream.ports import Part, RunKey, Store
 from agentrun_stream.store import rows
 from agentrun_stream.store.clickhouse import ClickHouseStore
@@ -238,30 +239,11 @@ def test_the_twin_knows_the_tables_keys(store_address: StoreAddress) -> None:
     assert keys == {name: rule.key for name, rule in RULES.items()}
 
 
-def amounts(store: Store, request: pytest.FixtureRequest, part: Part) -> dict[int, int | None]:
-    """What the ledger says of input tokens, by offset."""
-    if isinstance(store, MemoryStore):
-        kept = [r for r in store.rows("accruals") if r["topic"] == part.topic]
-        return {r["offset"]: r["input_tokens"] for r in kept}
-    sql = f"SELECT offset, input_tokens FROM accruals FINAL WHERE topic = '{part.topic}'"
-    return dict(rows_of(connect(request.getfixturevalue("store_address")), sql))
-
-
-def test_voided_amounts_are_gone_until_they_are_booked_again(
-    store: Store, request: pytest.FixtureRequest, part: Part, workspace: str
-) -> None:
-    """Only from the offset on, and only where no object holds the event; the same booking afterwards counts."""
-    unseen, origin = RunState(workspace, "r"), rows.Origin(part.topic, part.partition, APPEND_MS)
-    folded = RunState(workspace, "folded")
-
-    def booked(offset: int, run: RunState = unseen) -> bytes:
-        dimensions = ("agent", "model", None, None, None)
-        accrual = Accrual("s", "step", *dimensions, offset, None, None, None, None, None)
-        return rows.accrual_row(run, accrual, (offset, APPEND_MS), origin)
-
-    asyncio.run(store.insert("accruals", [booked(1), booked(2), booked(3), booked(4, folded), booked(9, folded)]))
-    asyncio.run(store.insert("run_objects", [step_row(folded, "s", 4)]))
-    asyncio.run(store.void_accruals(part, 2))
-    assert amounts(store, request, part) == {1: 1, 2: None, 3: None, 4: 4, 9: None}
-    asyncio.run(store.insert("accruals", [booked(3)]))
-    assert amounts(store, request, part) == {1: 1, 2: None, 3: 3, 4: 4, 9: None}
+def test_what_an_operator_set_aside_is_known(store: Store, part: Part) -> None:
+    """In order, of this partition alone; what was refused for other reasons is not among it."""
+    told = {"pointer": "", "keyword": "", "size": 1, "attempt": 1, "appended_at": 1, "refused_at": 1, "_version": 1}
+    other = {**part._asdict(), "partition": part.partition + 1}
+    places = [(part._asdict(), 7, "sink_rejected"), (part._asdict(), 3, "sink_rejected"), (part._asdict(), 5, "schema")]
+    for place, offset, reason in [*places, (other, 4, "sink_rejected")]:
+        asyncio.run(store.insert("refused", [orjson.dumps({**place, "offset": offset, "reason": reason} | told)]))
+    assert list(asyncio.run(store.set_aside(part))) == [3, 7]

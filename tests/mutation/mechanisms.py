@@ -32,7 +32,7 @@ def no_guard(patch: pytest.MonkeyPatch) -> None:
     async def blind(self: Any, keys: Any) -> None:
         await real(self, keys)
         for key in keys:
-            self._assigned.cache.runs[key].pos = -1
+            self.assigned.cache.runs[key].pos = -1
 
     patch.setattr(batch.PartFolder, "_look_up", blind)
 

@@ -14,7 +14,8 @@ from agentrun_stream.broker.memory import MemoryBroker, MemoryPublisher, MemoryR
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Outgoing, Part, RunKey
-from agentrun_stream.runtime.batch import Assigned, Batch, PartFolder
+from agentrun_stream.runtime.assigned import Assigned
+from agentrun_stream.runtime.batch import Batch, PartFolder
 from agentrun_stream.runtime.checkpoint import Checkpointer
 from agentrun_stream.store.memory import MemoryStore
 from agentrun_stream.telemetry.metrics import Metrics
@@ -104,7 +105,11 @@ class Lane:
     async def _batch(self, assigned: Assigned, number: int, end: int) -> None:
         batch = Batch(number, 1_800_000_000_000)
         folder = PartFolder(batch, assigned, self._load)
-        await folder.fold(self._records[assigned.folded : end], end, _at_once)
+        cut = self.chance.randint(assigned.folded, end)
+        pieces = [folder.take(self._records[assigned.folded : cut], cut), folder.take(self._records[cut:end], end)]
+        for piece in pieces:
+            await piece.fold(_at_once)
+        folder.finish()
         await self._checkpointer.write(batch)
 
     async def _load(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:

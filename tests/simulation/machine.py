@@ -205,9 +205,9 @@ class GatedStore:
         await self._asked()
         return await self._store.refused_from(part, offset)
 
-    async def void_accruals(self, part: Part, offset: int) -> None:
+    async def set_aside(self, part: Part) -> Sequence[int]:
         await self._asked()
-        await self._store.void_accruals(part, offset)
+        return await self._store.set_aside(part)
 
     async def _asked(self) -> None:
         await self._machine.pause()

@@ -44,9 +44,10 @@ class Operator:
         assert POISON.encode() in (record.value or b""), "the store takes this one"
         columns = ARRAY_TABLES["accruals"]
         kept = columns[:8]
+        version = len(await self._store.set_aside(part)) + 1
         for row in self._store.rows("accruals"):
             if (row["topic"], row["partition"], row["offset"]) == (*part, offset):
-                zero = {name: row[name] for name in kept} | {"appended_at": row["appended_at"], "_version": 1}
+                zero = {name: row[name] for name in kept} | {"appended_at": row["appended_at"], "_version": version}
                 await self._store.insert("accruals", [orjson.dumps([zero.get(name) for name in columns])])
         told = {"reason": REASON, "pointer": "", "keyword": "test", "size": 1, "attempt": 1, "refused_at": 1}
         place = {**part._asdict(), "offset": offset, "appended_at": record.timestamp / MS, "_version": 1}

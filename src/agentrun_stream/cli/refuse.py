@@ -13,10 +13,12 @@ from agentrun_stream.cli.output import Output, OutputOption, as_json, write
 from agentrun_stream.codec.cloudevents import DEFAULT_WORKSPACE, Route, attempt_of, decode
 from agentrun_stream.errors import UsageError
 from agentrun_stream.model.event import Refusal
+from agentrun_stream.model.ledger import named_objects
 from agentrun_stream.ports import Part, Record
 from agentrun_stream.store import rows
 from agentrun_stream.store.client import connect
 from agentrun_stream.store.queries import accruals_at, refused_at
+from agentrun_stream.store.reader import set_aside
 from agentrun_stream.store.writer import insert
 from agentrun_stream.telemetry.logs import clean
 from agentrun_stream.wiring import routes, store_address
@@ -52,14 +54,14 @@ def refuse(
         )
     confirm(f"Set {where} ({len(record.value or b'')} bytes) aside for good?", yes=yes)
     mapped, default = routes(settings)
-    workspace, run_id = _identity(record, mapped.get(part.topic, default))
-    # The ledger first: the other way round, a crash in between would leave its amounts without an event.
-    ledger = {("", workspace, run_id, "run"): 0}
-    ledger |= {
-        (r["object_id"], r["workspace"], r["run_id"], r["basis"]): r["_version"]
-        for r in accruals_at(client, part, offset)
-    }
-    zeros = [_zero(part, record, name, version + 1) for name, version in ledger.items()]
+    workspace, run_id, named = _identity(record, mapped.get(part.topic, default))
+    # The ledger first: the other way round, a crash in between would leave its amounts without an event. Above every
+    # version that a worker books this event with: the number of those set aside before.
+    ledger = {(object_id, workspace, run_id, basis) for object_id, basis in named}
+    booked = accruals_at(client, part, offset)
+    ledger |= {(r["object_id"], r["workspace"], r["run_id"], r["basis"]) for r in booked}
+    version = max([len(set_aside(client, part)), *(r["_version"] for r in booked)]) + 1
+    zeros = [_zero(part, record, name, version) for name in sorted(ledger)]
     insert(client, "accruals", [_encoded("accruals", zero) for zero in zeros])
     insert(client, "refused", [_encoded("refused", _refused(part, record, workspace, keyword))])
     if output is Output.JSON:
@@ -79,11 +81,12 @@ async def _record(address: KafkaAddress, part: Part, offset: int) -> Record:
     )
 
 
-def _identity(record: Record, route: Route) -> tuple[str, str]:
+def _identity(record: Record, route: Route) -> tuple[str, str, list[tuple[str, str]]]:
+    """Workspace and run of an event, and the objects (id, basis) that it may have booked."""
     event = decode(record.value, record.key, record.headers, record.timestamp, route)
     if isinstance(event, Refusal):
-        return event.workspace or DEFAULT_WORKSPACE, (record.key or b"").decode("utf-8", "replace")
-    return event.workspace, event.run_id
+        return event.workspace or DEFAULT_WORKSPACE, (record.key or b"").decode("utf-8", "replace"), [("", "run")]
+    return event.workspace, event.run_id, [*named_objects(event), ("", "run")]
 
 
 def _encoded(table: str, values: dict[str, Any]) -> bytes:

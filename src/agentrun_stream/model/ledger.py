@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from agentrun_stream import limits
 from agentrun_stream.model import money
+from agentrun_stream.model.event import PATCH, RUN, STEP, Event
 from agentrun_stream.model.run import Accrual, RunState, Snapshot, Usage
 
 TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "total_tokens")
@@ -104,6 +105,23 @@ def book_snapshot(snap: Snapshot, old_doc: dict[str, Any], old_raw: str | None) 
     model = (doc.get("cost") or {}).get("model") or doc.get("model")
     dimensions = (doc.get("agent_id"), model, doc.get("provider"), doc.get("runtime"), doc.get("trigger"))
     return [_new(Accrual, ("", "run", *dimensions, *tokens, cost))]
+
+
+def named_objects(event: Event) -> list[tuple[str, str]]:
+    """(object id, basis) of everything that an event can book: its step, or the snapshot and the steps inside."""
+    if event.kind == STEP:
+        return [(event.obj["id"], "step")]
+    if event.kind not in {RUN, PATCH}:
+        return []
+    steps = enumerate(event.obj.get("steps") or ())
+    return [("", "run"), *((step.get("id") or f"#{i}", "step") for i, step in steps)]
+
+
+def with_nothing(event: Event, accruals: Sequence[Accrual]) -> list[Accrual]:
+    """`accruals`, and one without amounts for every other object that the event names."""
+    booked = {accrual.object_id for accrual in accruals}
+    named = dict(named_objects(event))
+    return [*accruals, *(Accrual(i, basis, *(None,) * 11) for i, basis in named.items() if i not in booked)]
 
 
 def step_tokens(state: RunState) -> list[int | None]:

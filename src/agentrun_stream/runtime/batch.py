@@ -4,7 +4,7 @@ Each record is decoded, folded and encoded before the next, so that its objects 
 """
 
 import asyncio
-from collections import deque
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,85 +12,26 @@ from typing import Final
 from agentrun_stream import limits
 from agentrun_stream.codec.cloudevents import (
     DEFAULT_WORKSPACE,
-    Route,
     workspace_of,
 )
 from agentrun_stream.codec.fast import plain_step
-from agentrun_stream.errors import RefusedShareError
+from agentrun_stream.model import ledger
 from agentrun_stream.model.event import EXPIRE, Event, Refusal
-from agentrun_stream.model.run import RunState, position
+from agentrun_stream.model.run import Accrual, RunState, position
 from agentrun_stream.pipeline import decode, fold, project, run_record
 from agentrun_stream.ports import Outgoing, Part, Record, RunKey
 from agentrun_stream.processors.fold import FOLDED, Folded, Place, fold_new_step
 from agentrun_stream.processors.publish import run_key
-from agentrun_stream.runtime.cache import Cache
+from agentrun_stream.runtime.assigned import Assigned, Dropped
 from agentrun_stream.runtime.letters import Refused
 from agentrun_stream.store import rows
 
 CHUNK_RECORDS: Final = 256
-SLICE_RECORDS: Final = 4_096  # looked up at a time
 ALREADY: Final = "already_folded"
 REHOMED: Final = "rehomed"
 _FUTURE_S: Final = limits.FUTURE_MS_MAX / 1000
 
 Loader = Callable[[Sequence[RunKey]], Awaitable[dict[RunKey, RunState]]]
-HomeOf = Callable[[bytes], int]
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedLimit:
-    """How many of the last `window` records may be refused, as a share, before the partition stops; 1 never stops it."""
-
-    ratio: float = 1.0
-    window: int = 1_000
-
-
-NO_LIMIT: Final = RefusedLimit()
-
-
-class Dropped(Exception):  # noqa: N818  not an error: the partition moved away
-    """The partition is no longer ours; what was built on it is dropped."""
-
-
-@dataclass(slots=True)
-class Assigned:
-    """A partition that is ours. `number` tells this assignment from every other.
-
-    `folded` is the offset up to which batches were made, `acknowledged` that up to which they were written. While a batch
-    is being folded, `folding` is true and the cache stands nowhere.
-    """
-
-    part: Part
-    number: int
-    route: Route
-    epoch: int
-    home_of: HomeOf
-    group: str
-    cache: Cache = field(default_factory=Cache)
-    folded: int = 0
-    acknowledged: int = 0
-    acknowledged_ms: int = 0
-    folding: bool = False
-    refused: dict[int, tuple[str, str, str]] = field(default_factory=dict)
-    lost: bool = False
-    limit: RefusedLimit = NO_LIMIT
-    resume_below: int = 0  # an operator lets pass whatever is refused below this offset
-    recent: deque[int] = field(default_factory=deque)
-
-    def judge_refusal(self, offset: int) -> None:
-        """Hear of a refused offset. Raises RefusedShareError when there are too many among the last ones."""
-        recent, limit = self.recent, self.limit
-        recent.append(offset)
-        while recent[0] <= offset - limit.window:
-            recent.popleft()
-        if len(recent) > limit.ratio * limit.window and offset >= self.resume_below:
-            raise RefusedShareError(
-                f"{len(recent)} of the last {limit.window} records of {self.part.topic}:{self.part.partition} up to offset "
-                f"{offset} are refused, more than the share of {limit.ratio:g} that is allowed. None of them was sent to "
-                "the dead letters yet.",
-                "See why with `agentrun doctor` and mend the producer; then `agentrun work --resume` lets what is on the "
-                "log now go to the dead letters (or raise AGENTRUN_WORKER__DLQ_STOP_RATIO).",
-            )
 
 
 @dataclass(slots=True)
@@ -151,11 +92,11 @@ class Batch:
 
 
 class PartFolder:
-    """Folds the records of one partition into a batch."""
+    """Folds the records of one partition into a batch, slice by slice, in the order in which they are taken."""
 
     def __init__(self, batch: Batch, assigned: Assigned, load: Loader) -> None:
         self._batch = batch
-        self._assigned = assigned
+        self.assigned = assigned
         self._load = load
         self._origin = rows.Origin(assigned.part.topic, assigned.part.partition, batch.started_ms)
         self._touched: dict[RunKey, RunState] = {}
@@ -163,33 +104,35 @@ class PartFolder:
         self._snapshots: set[RunKey] = set()
         self._evals: dict[RunKey, set[str]] = {}
         self._was_closed: dict[RunKey, bool] = {}
-
-    async def fold(
-        self, records: Sequence[Record], end_offset: int, breathe: Callable[[], Awaitable[None]]
-    ) -> PartBatch:
-        """Fold every record, in order; they cover everything up to `end_offset`. Raises Dropped once it is not ours."""
-        assigned = self._assigned
-        part = PartBatch(assigned, assigned.folded, end_offset, records[0].timestamp, records[-1].timestamp)
-        part.records, part.last_offset = len(records), records[-1].offset
+        self._asked: set[RunKey] = set()
+        self._part = PartBatch(
+            assigned, assigned.folded, assigned.folded, assigned.acknowledged_ms, assigned.acknowledged_ms
+        )
         assigned.folding = True
-        slices = [records[at : at + SLICE_RECORDS] for at in range(0, len(records), SLICE_RECORDS)]
-        ahead = asyncio.ensure_future(self._look_up(self._unknown(slices[0])))
-        try:
-            for some, following in zip(slices, [*slices[1:], ()], strict=True):
-                await ahead
-                # The store answers for the next slice while this one is folded.
-                ahead = asyncio.ensure_future(self._look_up(self._unknown(following)))
-                await self._slice(some, part, breathe)
-            await ahead
-        finally:
-            ahead.cancel()
-        self._finish(part)
-        return part
 
-    async def _slice(self, records: Sequence[Record], part: PartBatch, breathe: Callable[[], Awaitable[None]]) -> None:
-        at, end = 0, len(records)
+    @property
+    def reached(self) -> int:
+        """The offset up to which slices were taken."""
+        return self._part.last
+
+    def take(self, records: Sequence[Record], end_offset: int) -> "Slice":
+        """Take the next records; they cover everything up to `end_offset`. What is not known of them is asked for."""
+        part = self._part
+        part.last = end_offset
+        if records:
+            if not part.records:
+                part.first_append_ms = records[0].timestamp
+            part.last_append_ms, part.last_offset = records[-1].timestamp, records[-1].offset
+            part.records += len(records)
+        ahead = asyncio.ensure_future(self._look_up(self._unknown(records)))
+        ahead.add_done_callback(lambda task: task.cancelled() or task.exception())  # heard of where the slice is folded
+        return Slice(self, records, ahead)
+
+    async def fold(self, records: Sequence[Record], breathe: Callable[[], Awaitable[None]]) -> None:
+        """Fold every record of a slice, in order. Raises Dropped once the partition is not ours."""
+        part, at, end = self._part, 0, len(records)
         while at < end:
-            if self._assigned.lost:
+            if self.assigned.lost:
                 raise Dropped
             at, missing = self._chunk(records, at, min(at + CHUNK_RECORDS, end), part)
             if missing is not None:
@@ -198,7 +141,7 @@ class PartFolder:
 
     def _unknown(self, records: Sequence[Record]) -> list[RunKey]:
         """The run keys of the batch that are not in the cache, from the record keys alone."""
-        assigned, known = self._assigned, self._assigned.cache.runs
+        assigned, known = self.assigned, self.assigned.cache.runs
         first = {r.key: r for r in reversed(records) if r.key is not None}
         wanted = []
         for key, record in first.items():
@@ -208,8 +151,9 @@ class PartFolder:
                 continue
             if run in known:
                 self._batch.hits += 1
-            elif assigned.home_of(key) == assigned.part.partition:
+            elif run not in self._asked and assigned.home_of(key) == assigned.part.partition:
                 wanted.append(run)
+        self._asked.update(wanted)
         return wanted
 
     async def _look_up(self, keys: Sequence[RunKey]) -> None:
@@ -217,13 +161,11 @@ class PartFolder:
             return
         self._batch.looked_up += len(keys)
         found = await self._load(keys)
-        if self._assigned.lost:
+        if self.assigned.lost:
             raise Dropped
-        cache = self._assigned.cache
+        cache = self.assigned.cache
         for key in keys:
-            if (
-                key not in cache.runs
-            ):  # a look-up for the slice before may have brought it, and it may be folded on since
+            if key not in cache.runs:  # else it came meanwhile, and may be folded on since
                 cache.add(found.get(key) or RunState(*key))
 
     def _chunk(self, records: Sequence[Record], at: int, end: int, part: PartBatch) -> tuple[int, RunKey | None]:
@@ -232,10 +174,11 @@ class PartFolder:
         The hot loop: everything it needs is a local name, and a new step of an open run leaves nothing behind but its
         fact and its rows. Whatever is not that goes through `_one`.
         """
-        batch, assigned, origin = self._batch, self._assigned, self._origin
+        batch, assigned, origin = self._batch, self.assigned, self._origin
         runs, route, refused, epoch = assigned.cache.runs, assigned.route, assigned.refused, position(assigned.epoch, 0)
         mapped, number, seen = route.workspace, batch.number, self._seen
-        fast = not route.refuse_unmapped and not refused
+        fast = not route.refuse_unmapped and not refused and records[at].offset >= assigned.caution_below
+        version = len(assigned.set_aside)
         objects: list[bytes] = []
         accruals: list[bytes] = []
         step_row, accrual_row, folded = rows.plain_step_row, rows.accrual_row, 0
@@ -258,7 +201,7 @@ class PartFolder:
                     fact, accrual = new
                     objects.append(step_row(state, step[4], (step[5], step[7], None), fact, origin))
                     if accrual is not None:
-                        accruals.append(accrual_row(state, accrual, (record.offset, append_ms), origin))
+                        accruals.append(accrual_row(state, accrual, (record.offset, append_ms, version), origin))
                     continue
             missing = self._one(record, part, (objects, accruals))
             if missing is not None:
@@ -271,7 +214,7 @@ class PartFolder:
 
     def _one(self, record: Record, part: PartBatch, out: tuple[list[bytes], list[bytes]]) -> RunKey | None:
         """One record in the general way. Returns the run's key, with nothing done, where the run has to be looked up."""
-        assigned = self._assigned
+        assigned = self.assigned
         event = decode(record.value, record.key, record.headers, record.timestamp, assigned.route)
         if isinstance(event, Refusal):
             self._refuse(record, event, part)
@@ -295,7 +238,7 @@ class PartFolder:
     def _fold(
         self, record: Record, event: Event, state: RunState, part: PartBatch, out: tuple[list[bytes], list[bytes]]
     ) -> None:
-        pos, origin = position(self._assigned.epoch, record.offset), self._origin
+        pos, origin = position(self.assigned.epoch, record.offset), self._origin
         if pos <= state.pos:
             self._batch.count(ALREADY)
             self._touch(state)
@@ -304,11 +247,20 @@ class PartFolder:
         folded = fold(state, event, Place(pos, record.timestamp))
         self._batch.count(folded.outcome)
         out[0].extend(rows.step_row(state, s, origin) for s in folded.steps)
-        out[1].extend(rows.accrual_row(state, a, (record.offset, record.timestamp), origin) for a in folded.accruals)
+        self._book(record, event, state, out[1], folded.accruals)
         if folded.run or folded.evals or was_closed:
             self._note(state, event, folded, was_closed=was_closed)
         if folded.refusal is not None:
             self._refuse(record, folded.refusal, part)
+
+    def _book(
+        self, record: Record, event: Event, state: RunState, out: list[bytes], accruals: Sequence[Accrual]
+    ) -> None:
+        assigned, origin = self.assigned, self._origin
+        if record.offset < assigned.caution_below:
+            accruals = ledger.with_nothing(event, accruals)
+        place = (record.offset, record.timestamp, bisect_left(assigned.set_aside, record.offset))
+        out.extend(rows.accrual_row(state, accrual, place, origin) for accrual in accruals)
 
     def _note(self, state: RunState, event: Event, folded: Folded, *, was_closed: bool) -> None:
         if not folded.changed:
@@ -329,9 +281,9 @@ class PartFolder:
         self._touched[key] = state
         self._was_closed.setdefault(key, state.closed)
 
-    def _finish(self, part: PartBatch) -> None:
+    def finish(self) -> None:
         """Once per run that the batch changed: its own object, its evals, its projection, its record."""
-        batch, origin, assigned = self._batch, self._origin, self._assigned
+        batch, origin, assigned, part = self._batch, self._origin, self.assigned, self._part
         for key in self._snapshots:
             batch.put("run_objects", rows.snapshot_row(self._touched[key], origin))
         for key, ids in self._evals.items():
@@ -342,7 +294,8 @@ class PartFolder:
         assigned.cache.weigh(self._seen)
         assigned.folded, assigned.folding = part.last, False
         batch.parts[assigned.part] = part
-        batch.ages.append((part.first_append_ms, part.last_append_ms, part.records))
+        if part.records:
+            batch.ages.append((part.first_append_ms, part.last_append_ms, part.records))
 
     def _announce(self, key: RunKey, state: RunState, part: PartBatch) -> None:
         batch, origin = self._batch, self._origin
@@ -368,12 +321,12 @@ class PartFolder:
         sources = self._batch.misplaced_by
         sources[event.source] = sources.get(event.source, 0) + 1
         key = event.run_id.encode()
-        part.misplaced.append(Outgoing(key, record.value, tuple(record.headers), self._assigned.home_of(key)))
+        part.misplaced.append(Outgoing(key, record.value, tuple(record.headers), self.assigned.home_of(key)))
 
     def _refuse_again(self, record: Record, event: Event, state: RunState, part: PartBatch) -> None:
         """What stands in `refused` is refused again, and its dead letter sent again: the crash may have come before it."""
-        reason, pointer, keyword = self._assigned.refused[record.offset]
-        pos = position(self._assigned.epoch, record.offset)
+        reason, pointer, keyword = self.assigned.refused[record.offset]
+        pos = position(self.assigned.epoch, record.offset)
         if reason == "run_too_large" and pos > state.pos:
             self._note(state, event, fold(state, event, Place(pos, record.timestamp)), was_closed=state.closed)
         elif pos <= state.pos:
@@ -381,10 +334,24 @@ class PartFolder:
         self._refuse(record, Refusal(reason, pointer, keyword, event.workspace), part)
 
     def _refuse(self, record: Record, refusal: Refusal, part: PartBatch) -> None:
-        assigned, batch = self._assigned, self._batch
+        assigned, batch = self.assigned, self._batch
         assigned.judge_refusal(record.offset)
         batch.count("refused")
         batch.reasons[refusal.reason] = batch.reasons.get(refusal.reason, 0) + 1
         refused = Refused(record, refusal, assigned.part, assigned.group)
         batch.put("refused", rows.row(refused.row(self._origin.ingested_s)))
         part.dead.append(refused.letter())
+
+
+@dataclass(slots=True)
+class Slice:
+    """Some records of one partition, and the look-up of the runs that they name. The store answers while others are folded."""
+
+    folder: PartFolder
+    records: Sequence[Record]
+    ahead: asyncio.Future[None]
+
+    async def fold(self, breathe: Callable[[], Awaitable[None]]) -> None:
+        """Fold it once its runs are known."""
+        await self.ahead
+        await self.folder.fold(self.records, breathe)

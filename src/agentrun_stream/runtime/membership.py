@@ -17,7 +17,8 @@ from agentrun_stream.errors import (
     UnavailableError,
 )
 from agentrun_stream.ports import Part, Publisher, Source
-from agentrun_stream.runtime.batch import Assigned, Batch, PartBatch
+from agentrun_stream.runtime.assigned import Assigned
+from agentrun_stream.runtime.batch import Batch, PartBatch
 from agentrun_stream.runtime.cache import Cache
 from agentrun_stream.runtime.report import Report
 from agentrun_stream.runtime.resume import Opener

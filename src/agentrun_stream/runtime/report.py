@@ -11,7 +11,8 @@ from structlog.typing import FilteringBoundLogger
 from agentrun_stream.errors import UnavailableError
 from agentrun_stream.ports import Clock, Part, Source
 from agentrun_stream.processors.fold import LATE, REPEATED, STALE
-from agentrun_stream.runtime.batch import ALREADY, REHOMED, Assigned, Batch
+from agentrun_stream.runtime.assigned import Assigned
+from agentrun_stream.runtime.batch import ALREADY, REHOMED, Batch
 from agentrun_stream.runtime.cache import Cache
 from agentrun_stream.telemetry.logs import clean
 from agentrun_stream.telemetry.metrics import Metrics

@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.errors import LostOffsetError
 from agentrun_stream.ports import LogBounds, Part, Publisher, Source, Store
-from agentrun_stream.runtime.batch import NO_LIMIT, Assigned, RefusedLimit
+from agentrun_stream.runtime.assigned import NO_LIMIT, Assigned, RefusedLimit
 from agentrun_stream.telemetry.metrics import Metrics
 
 PartitionOf = Callable[[bytes, int], int]
@@ -84,7 +84,6 @@ class Opener:
         assigned.folded = assigned.acknowledged = resume.offset
         assigned.limit, assigned.resume_below = self.limit, bounds.end if self.resume else 0
         assigned.refused = await self.store.refused_from(part, resume.offset)
-        if any(reason == "sink_rejected" for reason, _, _ in assigned.refused.values()):
-            # What followed the refused event was booked as if that had been folded.
-            await self.store.void_accruals(part, resume.offset)
+        assigned.set_aside = await self.store.set_aside(part)
+        assigned.caution_below = bounds.end if assigned.set_aside else 0
         return assigned

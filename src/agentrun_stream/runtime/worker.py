@@ -4,31 +4,21 @@ Must not live here: what events mean (processors/), how a batch is made (batch.p
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream.codec.cloudevents import NO_ROUTE, Route
-from agentrun_stream.errors import LostOffsetError, RefusedShareError, UnavailableError
-from agentrun_stream.model.run import RunState
-from agentrun_stream.ports import Clock, Part, Publisher, Record, RunKey, Source, Store
-from agentrun_stream.runtime.batch import (
-    NO_LIMIT,
-    Assigned,
-    Batch,
-    Dropped,
-    Loader,
-    PartBatch,
-    PartFolder,
-    RefusedLimit,
-)
+from agentrun_stream.ports import Clock, Publisher, Source, Store
+from agentrun_stream.runtime.assigned import NO_LIMIT, RefusedLimit
+from agentrun_stream.runtime.batch import Batch
 from agentrun_stream.runtime.checkpoint import Checkpointer
+from agentrun_stream.runtime.gather import Gatherer
 from agentrun_stream.runtime.membership import Membership
 from agentrun_stream.runtime.report import Report
 from agentrun_stream.runtime.resume import Opener, PartitionOf
-from agentrun_stream.runtime.retry import Abandoned, insist
 from agentrun_stream.telemetry.metrics import Metrics
 
 KEEP_ALIVE_S: Final = 1.0
@@ -96,7 +86,7 @@ class Worker:
         self._batches = 0
         self._acknowledged = 0
         self._batch_max = options.batch_records_max
-        self._trickle = True
+        self._gatherer = Gatherer(world.source, world.store, self.members, self._report, options.batch_wait_ms)
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -140,10 +130,8 @@ class Worker:
     async def _cycle(self) -> None:
         started = self._clock.monotonic_s()
         await self.members.open_pending()
-        if self._trickle:
-            await self._written()  # what comes meanwhile goes into the next batch, and not into the one after it
-        polled = await self._poll()
-        batch = await self._prepare(self._covered(polled))
+        self._batches += 1
+        batch = await self._gatherer.batch(self._batches, self._batch_max, self._busy)
         if await self._written() and batch is not None and self.members.own(batch.parts.values()):
             task = asyncio.ensure_future(self._checkpointer.write(batch))
             self.members.writing = task
@@ -151,72 +139,14 @@ class Worker:
         elif batch is not None:
             self.members.reset()
         self._report.lag(self.members.parts, self._world.source)
-        self._trickle = sum(map(len, polled.values())) < self._batch_max // 2
-        if self._trickle:
+        if self._gatherer.trickle:
             # Let it gather, so that the store gets a few parts a second and not fifty.
             spent = self._clock.monotonic_s() - started
             await self._clock.sleep(max(0.0, self._options.batch_wait_ms / 1000 - spent))
 
-    async def _poll(self) -> Mapping[Part, Sequence[Record]]:
-        try:
-            polled = await self._world.source.poll(self._options.batch_wait_ms, self._batch_max)
-        except LostOffsetError:
-            self.members.reset()  # opening it again says which partition, and stops it
-            return {}
-        except UnavailableError as error:
-            self._report.say("broker's records", KEEP_ALIVE_S, error)
-            await self._clock.sleep(KEEP_ALIVE_S)
-            return {}
-        self._report.say("broker's records", 0.0, None)
-        return polled
-
-    def _covered(self, polled: Mapping[Part, Sequence[Record]]) -> list[tuple[Assigned, Sequence[Record], int]]:
-        """What was polled of our partitions, and the offset up to which it covers each, control records included."""
-        found = []
-        for part, assigned in self.members.parts.items():
-            records = polled.get(part, ())
-            position = self._world.source.position(part) or 0
-            end = max(position, records[-1].offset + 1 if records else 0)
-            if end > assigned.folded:
-                found.append((assigned, records, end))
-        return found
-
-    async def _prepare(self, covered: Sequence[tuple[Assigned, Sequence[Record], int]]) -> Batch | None:
-        self._batches += 1
-        batch = Batch(self._batches, self._clock.now_ms())
-        for assigned, records, end in covered:
-            if not records:
-                at = assigned.acknowledged_ms
-                batch.parts[assigned.part] = PartBatch(assigned, assigned.folded, end, at, at)
-                assigned.folded = end
-                continue
-            try:
-                await PartFolder(batch, assigned, self._loader(assigned)).fold(records, end, self._breathe)
-            except (Dropped, Abandoned):
-                self.members.reset()  # the rows of the others are in the same batch: all of it is folded again
-                return None
-            except RefusedShareError as error:
-                self.members.reset()
-                self.members.stop(assigned.part, error)
-                return None
-        return batch if batch.parts else None
-
-    async def _breathe(self) -> None:
-        await self._clock.sleep(0)
-
-    def _loader(self, assigned: Assigned) -> Loader:
-        async def load(keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
-            before = self._clock.monotonic_s()
-            found = await insist(
-                self._clock,
-                lambda: self._world.store.load_runs(keys),
-                lambda wait, error: self._report.say("store", wait, error),
-                lambda: not assigned.lost,
-            )
-            self._report.looked_up(len(keys), self._clock.monotonic_s() - before)
-            return found
-
-        return load
+    def _busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._writing is not None and not self._writing[0].done() and not self._stopping.is_set()
 
     async def _written(self) -> bool:
         """Wait for the checkpoint being written. False where it failed: then everything is folded again from the journal."""

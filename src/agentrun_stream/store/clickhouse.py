@@ -52,6 +52,6 @@ class ClickHouseStore:
         """See `ports.Store.refused_from`."""
         return await asyncio.to_thread(reader.refused_from, await self._connected(), part, offset)
 
-    async def void_accruals(self, part: Part, offset: int) -> None:
-        """See `ports.Store.void_accruals`."""
-        await asyncio.to_thread(writer.void_accruals, await self._connected(), part, offset)
+    async def set_aside(self, part: Part) -> Sequence[int]:
+        """See `ports.Store.set_aside`."""
+        return await asyncio.to_thread(reader.set_aside, await self._connected(), part)

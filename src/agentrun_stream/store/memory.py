@@ -13,7 +13,7 @@ from agentrun_stream.errors import StoreRejectedError
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Part, RunKey
 from agentrun_stream.store.reader import add_object
-from agentrun_stream.store.rows import ACCRUAL_COLUMNS, ARRAY_TABLES, MS
+from agentrun_stream.store.rows import ARRAY_TABLES, MS
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -96,15 +96,9 @@ class MemoryStore:
             if row["offset"] >= offset
         }
 
-    async def void_accruals(self, part: Part, offset: int) -> None:
-        """See `ports.Store.void_accruals`."""
-        folded: dict[RunKey, int] = {}
-        for held in self._tables["run_objects"].values():
-            key = (held["workspace"], held["run_id"])
-            folded[key] = max(folded.get(key, -1), held["_offset"])
-        for row in self._of_part("accruals", part):
-            if row["offset"] >= offset and row["offset"] > folded.get((row["workspace"], row["run_id"]), -1):
-                row.update(dict.fromkeys(ACCRUAL_COLUMNS[13:19]))
+    async def set_aside(self, part: Part) -> list[int]:
+        """See `ports.Store.set_aside`."""
+        return sorted(r["offset"] for r in self._of_part("refused", part) if r["reason"] == "sink_rejected")
 
     # ---- for whoever looks at the tables, or breaks them
 

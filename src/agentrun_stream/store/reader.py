@@ -49,6 +49,12 @@ SELECT offset, reason, pointer, keyword FROM refused FINAL
 WHERE topic = {topic} AND partition = {partition} AND offset >= {offset}
 """
 
+_SET_ASIDE: Final = """
+SELECT offset FROM refused FINAL
+WHERE topic = {topic} AND partition = {partition} AND reason = 'sink_rejected'
+ORDER BY offset
+"""
+
 
 def load_runs(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
     """The states of these runs, at most LOOKUP_IDS_MAX of them; unknown ones are left out."""
@@ -142,3 +148,9 @@ def refused_from(client: Client, part: Part, offset: int) -> dict[int, tuple[str
     """What stands in `refused` for a partition from an offset on: (reason, pointer, keyword) by offset."""
     sql = _REFUSED.format(topic=literal(part.topic), partition=part.partition, offset=offset)
     return {row[0]: (row[1], row[2], row[3]) for row in rows_of(client, sql)}
+
+
+def set_aside(client: Client, part: Part) -> list[int]:
+    """The offsets of a partition that an operator set aside, ascending."""
+    sql = _SET_ASIDE.format(topic=literal(part.topic), partition=part.partition)
+    return [row[0] for row in rows_of(client, sql)]

@@ -199,9 +199,9 @@ def _object_row(
     )
 
 
-def accrual_row(run: RunState, accrual: Accrual, place: tuple[int, int], origin: Origin) -> bytes:
-    """The ledger's row of one event and object; `place` is (offset, append time in ms)."""
-    offset, append_ms = place
+def accrual_row(run: RunState, accrual: Accrual, place: tuple[int, int, int], origin: Origin) -> bytes:
+    """The ledger's row of one event and object; `place` is (offset, append time in ms, version)."""
+    offset, append_ms, version = place
     return dumps(
         (
             append_ms // 60_000 * 60,
@@ -214,7 +214,7 @@ def accrual_row(run: RunState, accrual: Accrual, place: tuple[int, int], origin:
             *accrual[1:12],
             None if accrual[12] is None else money.text(accrual[12]),
             append_ms / MS,
-            0,
+            version,
         )
     )
 

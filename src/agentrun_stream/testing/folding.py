@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Part, Record, RunKey
-from agentrun_stream.runtime.batch import Assigned, Batch, PartFolder
+from agentrun_stream.runtime.assigned import Assigned
+from agentrun_stream.runtime.batch import Batch, PartFolder
 
 
 def fold_batch(part: Part, records: Sequence[Record]) -> Batch:
@@ -20,7 +21,12 @@ def fold_batch(part: Part, records: Sequence[Record]) -> Batch:
     async def at_once() -> None:
         return None
 
-    asyncio.run(PartFolder(batch, assigned, nothing).fold(records, records[-1].offset + 1, at_once))
+    async def fold() -> None:
+        folder = PartFolder(batch, assigned, nothing)
+        await folder.take(records, records[-1].offset + 1).fold(at_once)
+        folder.finish()
+
+    asyncio.run(fold())
     return batch
 
 

@@ -1,0 +1,128 @@
+"""From polls to one batch: slices are polled, looked up and folded while the checkpoint before is written.
+
+Must not live here: what a record means (batch.py), writes (checkpoint.py).
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from agentrun_stream.errors import LostOffsetError, RefusedShareError, UnavailableError
+from agentrun_stream.model.run import RunState
+from agentrun_stream.ports import Clock, Part, Record, RunKey, Source, Store
+from agentrun_stream.runtime.assigned import Assigned, Dropped
+from agentrun_stream.runtime.batch import Batch, Loader, PartFolder, Slice
+from agentrun_stream.runtime.membership import Membership
+from agentrun_stream.runtime.report import Report
+from agentrun_stream.runtime.retry import Abandoned, insist
+
+# Polled, looked up and folded at a time: enough that look-ups are few, little enough that records die young.
+SLICE_RECORDS: Final = 4_096
+POLL_AGAIN_S: Final = 1.0
+_PAUSES_A_WAIT: Final = 4
+
+
+class Gatherer:
+    """Makes the batches of one worker."""
+
+    def __init__(self, source: Source, store: Store, members: Membership, report: Report, wait_ms: int) -> None:
+        self._source = source
+        self._store = store
+        self._clock: Clock = report.clock
+        self._members = members
+        self._report = report
+        self._wait_ms = wait_ms
+        self.trickle = True
+
+    async def batch(self, number: int, most: int, busy: Callable[[], bool]) -> Batch | None:
+        """Poll and fold until `most` records are there, or no more come and nothing is being written; None for nothing.
+
+        While a checkpoint is written (`busy`), what comes joins this batch and not the one after it. `trickle` says
+        afterwards whether the log had little to give.
+        """
+        batch = Batch(number, self._clock.now_ms())
+        folders: dict[Part, PartFolder] = {}
+        slices: deque[Slice] = deque()  # taken, not folded yet
+        left = most
+        try:
+            while left > 0:
+                room = min(SLICE_RECORDS, left)
+                polled = await self._poll(room)
+                before = len(slices)
+                slices += self._take(batch, folders, polled)
+                await self._fold(slices, before)  # those before: the store answers for these meanwhile
+                came = sum(map(len, polled.values()))
+                left -= came
+                self.trickle = came <= room // 2
+                if self.trickle:
+                    if not busy():
+                        break
+                    await self._clock.sleep(self._wait_ms / 1000 / _PAUSES_A_WAIT)
+            await self._fold(slices, len(slices))
+        except (Dropped, Abandoned):
+            self._members.reset()  # the rows of the others are in the same batch: all of it is folded again
+            return None
+        except RefusedShareError as error:
+            self._members.reset()
+            self._members.stop(slices[0].folder.assigned.part, error)
+            return None
+        finally:
+            for piece in slices:
+                piece.ahead.cancel()
+        for folder in folders.values():
+            folder.finish()
+        return batch if batch.parts else None
+
+    async def _fold(self, slices: deque[Slice], count: int) -> None:
+        for _ in range(count):
+            await slices[0].fold(self._breathe)
+            slices.popleft()
+
+    async def _poll(self, most: int) -> Mapping[Part, Sequence[Record]]:
+        try:
+            polled = await self._source.poll(self._wait_ms, most)
+        except LostOffsetError:
+            self._members.reset()  # opening it again says which partition, and stops it
+            return {}
+        except UnavailableError as error:
+            self._report.say("broker's records", POLL_AGAIN_S, error)
+            await self._clock.sleep(POLL_AGAIN_S)
+            return {}
+        self._report.say("broker's records", 0.0, None)
+        return polled
+
+    def _take(
+        self, batch: Batch, folders: dict[Part, PartFolder], polled: Mapping[Part, Sequence[Record]]
+    ) -> list[Slice]:
+        """What was polled of our partitions; each slice covers its partition up to an offset, control records included."""
+        taken = []
+        for part, assigned in self._members.parts.items():
+            records = polled.get(part, ())
+            folder = folders.get(part)
+            if folder is not None and folder.assigned is not assigned:
+                raise Dropped
+            reached = assigned.folded if folder is None else folder.reached
+            end = max(self._source.position(part) or 0, records[-1].offset + 1 if records else 0)
+            if end <= reached:
+                continue
+            if folder is None:
+                folder = folders[part] = PartFolder(batch, assigned, self._loader(assigned))
+            taken.append(folder.take(records, end))
+        return taken
+
+    async def _breathe(self) -> None:
+        await self._clock.sleep(0)
+
+    def _loader(self, assigned: Assigned) -> Loader:
+        async def load(keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
+            before = self._clock.monotonic_s()
+            found = await insist(
+                self._clock,
+                lambda: self._store.load_runs(keys),
+                lambda wait, error: self._report.say("store", wait, error),
+                lambda: not assigned.lost,
+            )
+            self._report.looked_up(len(keys), self._clock.monotonic_s() - before)
+            return found
+
+        return load
