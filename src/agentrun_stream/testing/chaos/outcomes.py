@@ -1,0 +1,108 @@
+"""What came of the faults, and the page that says so. Must not live here: faults, or how a terminal shows a table."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentrun_stream.testing.chaos.faults import BY_NAME, FAULTS
+
+_SECONDS: Final = re.compile(r"caught up in ([\d.]+) s")
+_HEAD: Final = """# Faults and what came of them
+
+Made by `pytest -m slow tests/faults` on a real broker, store and workers under load; do not edit. Residual is the audit's
+after the session; the tables equalled the tests' slow model, and `agentrun.runs.v1` equalled `runs_latest` key by key.
+"""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One fault, over all its injections. `residual` None: no verdict yet."""
+
+    times: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    residual: int | None = None
+
+    @property
+    def text(self) -> str:
+        """What was seen, the commonest first, and the longest time to catch up."""
+        words = [f"{what} ({count}x)" if count < self.times else what for what, count in self.seen.most_common()]
+        if self.seconds:
+            words.append(f"caught up within {max(self.seconds):.1f} s")
+        return "; ".join(words)
+
+
+class Outcomes:
+    """By the fault's name."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Outcome] = {}
+        self.kills: Counter[str] = Counter()
+
+    def add(self, name: str, seen: str) -> None:
+        """A fault was injected, and this was seen."""
+        row = self.rows.setdefault(name, Outcome())
+        row.times += 1
+        row.seconds += [float(found) for found in _SECONDS.findall(seen)]
+        words = [part for part in re.split(r"; ", seen) if part and not _SECONDS.fullmatch(part)]
+        row.seen.update(words)
+
+    def judged(self, residual: int, names: Iterable[str] | None = None) -> None:
+        """The verdict on everything that has none yet, or on these."""
+        for name in list(self.rows) if names is None else names:
+            if names is not None or self.rows[name].residual is None:
+                self.rows[name].residual = residual
+
+    def merge(self, other: "Outcomes") -> None:
+        """Take the rows of another session."""
+        for name, row in other.rows.items():
+            mine = self.rows.setdefault(name, Outcome())
+            mine.times += row.times
+            mine.seen += row.seen
+            mine.seconds += row.seconds
+            known = [r for r in (mine.residual, row.residual) if r is not None]
+            mine.residual = sum(known) if known else None
+        self.kills += other.kills
+
+    def listed(self) -> list[dict[str, object]]:
+        """The rows in the catalogue's order, as a table or JSON shows them."""
+        return [
+            {
+                "fault": fault.name,
+                "what": fault.what,
+                "times": self.rows[fault.name].times,
+                "seen": self.rows[fault.name].text,
+                "residual": self.rows[fault.name].residual,
+            }
+            for fault in FAULTS
+            if fault.name in self.rows
+        ]
+
+
+def page(outcomes: Outcomes) -> str:
+    """The page in Markdown."""
+    kills = ", ".join(
+        f"{count} of the {what}s" if what == "worker" else f"{count} of the {what}"
+        for what, count in outcomes.kills.most_common()
+    )
+    lines = [
+        _HEAD,
+        f"Kills in all: {kills}.\n",
+        "| fault | what is done | times | seen | residual |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in outcomes.listed()]
+    return "\n".join(lines) + "\n"
+
+
+def rows_of_page(text: str) -> dict[str, Mapping[str, str]]:
+    """The rows of a page by fault."""
+    names = ("fault", "what", "times", "seen", "residual")
+    found = [
+        dict(zip(names, line.strip("| ").split(" | "), strict=True))
+        for line in text.splitlines()
+        if line.startswith("| ")
+    ]
+    return {row["fault"]: row for row in found if row["fault"] in BY_NAME}
