@@ -46,7 +46,6 @@ def outcomes() -> Iterator[Outcomes]:
     merged = Outcomes()
     yield merged
     text = page(merged)
-    print(text)
     if where := os.environ.get("AGENTRUN_TEST_FAULTS_PAGE"):
         Path(where).write_text(text, encoding="utf-8")
 

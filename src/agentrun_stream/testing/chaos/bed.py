@@ -193,7 +193,7 @@ class Bed:
         """Put a copy in place of the data of a store that is stopped, or nothing at all; then start it, tables made."""
         shutil.rmtree(self.store_data)
         if backup is not None:
-            shutil.copytree(backup, self.store_data)
+            shutil.copytree(backup, self.store_data, symlinks=True)
         self.supervisor.restart_store()
         migrate(self.store)
 

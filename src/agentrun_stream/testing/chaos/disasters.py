@@ -107,7 +107,7 @@ def store_restored(bed: Bed, _rng: Random) -> str:
     time.sleep(_LOAD_S)
     bed.stop_store()
     backup = bed.folder / "backup"
-    shutil.copytree(bed.store_data, backup)
+    shutil.copytree(bed.store_data, backup, symlinks=True)
     bed.supervisor.restart_store()
     bed.caught_up()
     time.sleep(_LOAD_S)
