@@ -41,6 +41,7 @@ _POLL_S: Final = 0.2
 _READY_S: Final = 90.0
 # Small batches, so that a fault meets many checkpoints; the shortest session that the broker allows.
 _WORKER: Final = {
+    "AGENTRUN_CONFIG": "",
     "AGENTRUN_CLICKHOUSE__DATABASE": DATABASE,
     "AGENTRUN_CLICKHOUSE__INSERT_TIMEOUT_S": "20",
     "AGENTRUN_EVENTS_TOPICS": f'["{topics.EVENTS}"]',

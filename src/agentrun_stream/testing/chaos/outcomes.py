@@ -12,7 +12,8 @@ _SECONDS: Final = re.compile(r"caught up in ([\d.]+) s")
 _HEAD: Final = """# Faults and what came of them
 
 Made by `pytest -m slow tests/faults` on a real broker, store and workers under load; do not edit. Residual is the audit's
-after the session; the tables equalled the tests' slow model, and `agentrun.runs.v1` equalled `runs_latest` key by key.
+after the session (after `lost offset`: lines in which the other partitions differ from the tests' slow model); the tables
+equalled that model, and `agentrun.runs.v1`, read to its end, equalled `runs_latest` key by key.
 """
 
 

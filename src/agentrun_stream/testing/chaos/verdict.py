@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
-from clickhouse_connect.driver.client import Client
 
 from agentrun_stream import topics
 from agentrun_stream.broker.kafka import KafkaAddress
 from agentrun_stream.broker.scan import read_topic
 from agentrun_stream.config import Settings
 from agentrun_stream.store.client import connect
-from agentrun_stream.store.queries import ask
+from agentrun_stream.store.queries import Connection, ask
 from agentrun_stream.wiring import kafka_address, run_audit, store_address
 
 _COUNTS: Final = ("steps", "tool_calls", "failed_tool_calls", "failed_steps", "evals", "evals_passed", "steps_refused")
@@ -65,7 +64,7 @@ async def published_runs(address: KafkaAddress) -> dict[str, Held]:
     return held
 
 
-def published_differences(client: Client, held: Mapping[str, Held]) -> list[str]:
+def published_differences(client: Connection, held: Mapping[str, Held]) -> list[str]:
     """Key by key: what the topic says of each run that ever closed, and what the store shows; a line where they differ."""
     stored = {f"{row['workspace']}/{row['run_id']}": row for row in ask(client, _STORED)}
     found = [
