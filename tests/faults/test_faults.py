@@ -117,6 +117,6 @@ def test_a_committed_offset_below_the_log_start_stops_the_partition(tmp_path: Pa
         stopped = stopped_partition(bed)
         differences = model_differences(bed, without=stopped)
         assert differences == []
-    assert found.rows["lost offset"].text == "that partition stopped and said why; the others went on"
+    assert found.rows["lost offset"].text == "that partition stopped and said why, the others went on"
     found.judged(len(differences))
     outcomes.merge(found)

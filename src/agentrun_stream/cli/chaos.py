@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from agentrun_stream.broker.jars import jars_folder
-from agentrun_stream.cli.common import EXIT_NO, require_embedded, settings_for
+from agentrun_stream.cli.common import EXIT_NO, require_embedded, settings_for, tell
 from agentrun_stream.cli.output import Output, OutputOption, as_json, say, table, write
 from agentrun_stream.cli.up import stopping
-from agentrun_stream.errors import UsageError
+from agentrun_stream.errors import StoppedError, UsageError
 
 app = typer.Typer()
 
@@ -60,7 +60,11 @@ def _run(folder: Path, asked: tuple[float, int, int, int]) -> dict[str, Any]:
     minutes, seed, workers, rate = asked
     settings = settings_for(None)
     options = BedOptions(folder, seed, workers, rate, jars_folder(settings.cache), settings.kafka_home)
-    came = strike(options, minutes, say)
+    try:
+        came = strike(options, minutes, say)
+    except StoppedError as error:  # a fault that was not got over is a verdict too
+        tell(error)
+        raise typer.Exit(EXIT_NO) from None
     verdict = came.verdict
     return {
         "exact": verdict.exact,

@@ -10,11 +10,11 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import orjson
 
@@ -23,7 +23,7 @@ from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import KafkaAddress
 from agentrun_stream.childproc import private_folder
 from agentrun_stream.config import CRASH_POINT_VARIABLE, ClickhouseSettings, KafkaSettings, Settings, WorkerSettings
-from agentrun_stream.errors import AgentrunError, UnavailableError
+from agentrun_stream.errors import AgentrunError, StoppedError, UnavailableError
 from agentrun_stream.ports import Part
 from agentrun_stream.store.client import StoreAddress, connect, execute
 from agentrun_stream.store.migrate import migrate
@@ -58,6 +58,16 @@ _WORKER: Final = {
 Say = Callable[[str], None]
 
 
+class Seen(NamedTuple):
+    """What came of a fault, and how many seconds it took to catch up afterwards; None where nobody waited for that."""
+
+    words: str
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        return self.words if self.seconds is None else f"{self.words}; caught up in {self.seconds:.1f} s"
+
+
 @dataclass(frozen=True, slots=True)
 class BedOptions:
     """Where, how much load, and how many workers."""
@@ -85,34 +95,30 @@ class Bed:
         self.proxy: CutProxy
         self.workers: Workers
         self.load: SteadyLoad
+        self._started: ExitStack
         self.kafka: KafkaAddress
         self.store: StoreAddress
 
     def __enter__(self) -> Self:
-        found = self.supervisor.start()
-        try:
+        with ExitStack() as started:
+            found = self.supervisor.start()
+            started.callback(self.supervisor.stop)
             self.kafka, self.store = KafkaAddress(found.kafka), StoreAddress(found.clickhouse, DATABASE)
             self.proxy = CutProxy(int(found.clickhouse.rpartition(":")[2]))
+            started.callback(self.proxy.close)
             self.workers = self.crew("fleet", self.options.workers)
+            started.callback(self.workers.stop)
             self.workers.start()
             self.workers.wait_ready(_READY_S)
             self.load = SteadyLoad(self.kafka, self.options.seed, self.options.rate)
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+            started.callback(self.load.stop)
+            self._started = started.pop_all()
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(Exception):  # what ended the load was said by whoever waited for it
-            if hasattr(self, "load"):
-                self.load.stop()
-        if hasattr(self, "workers"):
-            self.workers.stop()
-        self.supervisor.stop()
-        if hasattr(self, "proxy"):
-            self.proxy.close()
+        self._started.__exit__(kind, error, trace)
 
     # ---- workers
 
@@ -147,19 +153,26 @@ class Bed:
         self.workers.start_one(index, {CRASH_POINT_VARIABLE: crash_point} if crash_point else None)
 
     def wait_dead(self, index: int, timeout_s: float = 10.0) -> None:
-        """Return when a worker has ended by a kill; the kill is counted."""
-        child = self.workers.children[index]
-        assert child is not None
-        self.until(lambda: not child.alive, timeout_s, f"the end of worker {index}")
-        if child.stop(0) == -signal.SIGKILL:
-            self.kills["worker"] += 1
+        """Return when a worker has ended by a kill; the kill is counted. Raises StoppedError where it ended by itself."""
+        self.until(lambda: not self.alive(index), timeout_s, f"The end of worker {index}")
+        self._require_killed(index)
+        self.kills["worker"] += 1
 
     def heal(self) -> None:
-        """Start every worker that is dead; all are ready when this returns."""
+        """Start every worker that was killed; all are ready when this returns. No fault makes a worker end by itself."""
         for index in range(len(self.workers.children)):
             if not self.alive(index):
+                self._require_killed(index)
                 self.start_worker(index)
         self.workers.wait_ready(_READY_S)
+
+    def _require_killed(self, index: int) -> None:
+        child = self.workers.children[index]
+        if child is not None and child.exit_code != -signal.SIGKILL:
+            raise StoppedError(
+                f"Worker {index} ended by itself (exit code {child.exit_code}). {child.log_tail()}",
+                f"Read {child.log_file}.",
+            )
 
     # ---- broker and store
 

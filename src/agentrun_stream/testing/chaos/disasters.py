@@ -15,14 +15,14 @@ from agentrun_stream import topics
 from agentrun_stream.broker import admin, mishap
 from agentrun_stream.errors import ConfigError
 from agentrun_stream.ports import Part
-from agentrun_stream.testing.chaos.bed import NOTICE_S, Bed
+from agentrun_stream.testing.chaos.bed import NOTICE_S, Bed, Seen
 
 _LOAD_S: Final = 4.0
 _LOST_S: Final = 2.0
 _BLOCK: Final = b"\0" * 65_536
 
 
-def dead_letters_removed(bed: Bed, _rng: Random) -> str:
+def dead_letters_removed(bed: Bed, _rng: Random) -> Seen:
     """Before the first bad record: letters that were on the topic would be gone with it, for whoever removed it."""
     if bed.load.acknowledged:
         raise ConfigError("This bed has dead letters already.", "Use a new one.")
@@ -31,10 +31,10 @@ def dead_letters_removed(bed: Bed, _rng: Random) -> str:
     bed.load.start()
     reaction = bed.noticed(before)
     asyncio.run(admin.apply_topics(bed.kafka))
-    return f"{reaction}; caught up in {bed.caught_up():.1f} s"
+    return Seen(reaction, bed.caught_up())
 
 
-def disk_full(bed: Bed, _rng: Random) -> str:
+def disk_full(bed: Bed, _rng: Random) -> Seen:
     """On a store folder that is a small disk of its own."""
     if not bed.store_folder.is_mount():
         raise ConfigError(f"{bed.store_folder} is no disk of its own.", "Mount a small one there first.")
@@ -45,7 +45,7 @@ def disk_full(bed: Bed, _rng: Random) -> str:
         time.sleep(_LOAD_S)
     finally:
         filler.unlink()
-    return f"{reaction}; caught up in {bed.caught_up():.1f} s"
+    return Seen(reaction, bed.caught_up())
 
 
 def _fill(path: Path) -> None:
@@ -58,7 +58,7 @@ def _fill(path: Path) -> None:
                 raise
 
 
-def lost_offset(bed: Bed, rng: Random) -> str:
+def lost_offset(bed: Bed, rng: Random) -> Seen:
     """One partition of the log is cut above what the group has committed. It stands still until somebody decides."""
     bed.heal()
     bed.caught_up()
@@ -69,13 +69,14 @@ def lost_offset(bed: Bed, rng: Random) -> str:
     lag = rng.choice([lag for lag in bed.lags() if lag.committed is not None and lag.end > lag.committed + 1])
     asyncio.run(mishap.cut_log(bed.kafka, lag.part, lag.end - 1))
     before = bed.hear()
-    bed.workers.start()
+    for index in range(len(bed.workers.children)):
+        bed.start_worker(index)
     bed.until(lambda: bed.hear()["partition stopped"] > before["partition stopped"], NOTICE_S, "The stop")
     bed.until(lambda: all(other.part == lag.part or not other.lag for other in bed.lags()), NOTICE_S, "The others' end")
     stood = next(other for other in bed.lags() if other.part == lag.part)
     if stood.committed != lag.committed:
-        return f"WENT ON from {lag.committed} to {stood.committed}"
-    return "that partition stopped and said why; the others went on"
+        return Seen(f"WENT ON from {lag.committed} to {stood.committed}")
+    return Seen("that partition stopped and said why, the others went on")
 
 
 def stopped_partition(bed: Bed) -> Part:
@@ -83,7 +84,7 @@ def stopped_partition(bed: Bed) -> Part:
     return next(lag.part for lag in bed.lags() if lag.committed is not None and lag.committed < lag.start)
 
 
-def power_cut(bed: Bed, _rng: Random) -> str:
+def power_cut(bed: Bed, _rng: Random) -> Seen:
     """Every part of every table that was written in the last seconds is gone, as from a disk that lied about its cache."""
     bed.heal()
     bed.caught_up()
@@ -98,10 +99,11 @@ def power_cut(bed: Bed, _rng: Random) -> str:
             shutil.rmtree(checksums.parent)
             lost += 1
     bed.supervisor.restart_store()
-    return f"{lost} parts lost; {_rewound(bed)}"
+    words, seconds = _rewound(bed)
+    return Seen(f"{lost} parts lost, {words}", seconds)
 
 
-def store_restored(bed: Bed, _rng: Random) -> str:
+def store_restored(bed: Bed, _rng: Random) -> Seen:
     """The backup is of some seconds ago; workers start after the restore."""
     bed.heal()
     time.sleep(_LOAD_S)
@@ -117,7 +119,7 @@ def store_restored(bed: Bed, _rng: Random) -> str:
     return _rewound(bed)
 
 
-def store_emptied(bed: Bed, _rng: Random) -> str:
+def store_emptied(bed: Bed, _rng: Random) -> Seen:
     """Nothing is left but the log."""
     bed.heal()
     time.sleep(_LOAD_S)
@@ -133,9 +135,9 @@ def _stop_workers(bed: Bed) -> None:
         bed.kill(index)
 
 
-def _rewound(bed: Bed) -> str:
+def _rewound(bed: Bed) -> Seen:
     before = bed.hear()
     bed.heal()
     bed.until(lambda: bed.hear()["rewound"] > before["rewound"], NOTICE_S, "A rewind")
     seconds = bed.caught_up()
-    return f"{bed.hear()['rewound'] - before['rewound']} partitions rewound; caught up in {seconds:.1f} s"
+    return Seen(f"{bed.hear()['rewound'] - before['rewound']} partitions rewound", seconds)

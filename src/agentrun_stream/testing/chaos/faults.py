@@ -14,7 +14,7 @@ from typing import Final
 
 from agentrun_stream.errors import UnavailableError
 from agentrun_stream.runtime.crash import POINTS
-from agentrun_stream.testing.chaos.bed import NOTICE_S, SESSION_S, Bed
+from agentrun_stream.testing.chaos.bed import NOTICE_S, SESSION_S, Bed, Seen
 from agentrun_stream.testing.chaos.disasters import (
     dead_letters_removed,
     disk_full,
@@ -32,7 +32,7 @@ _WITHIN_MAX: Final = 2
 _NTH: Final = 6
 _TABLES: Final = ("accruals", "refused", "run_objects", "runs", "settlements", "batches")
 
-Inject = Callable[[Bed, Random], str]
+Inject = Callable[[Bed, Random], Seen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +46,25 @@ class Fault:
 
 
 def _crash(point: str) -> Inject:
-    def inject(bed: Bed, rng: Random) -> str:
+    def inject(bed: Bed, rng: Random) -> Seen:
         index = rng.randrange(len(bed.workers.children))
         nth = rng.randint(1, _NTH_MAX.get(point, _WITHIN_MAX if point.startswith(("within", "in-")) else _NTH))
         bed.kill(index)
         bed.start_worker(index, f"{point}:{nth}")
         bed.wait_dead(index, CRASH_S)
-        return "died there"
+        return Seen("died there")
 
     return inject
 
 
-def _killed(bed: Bed, rng: Random) -> str:
+def _killed(bed: Bed, rng: Random) -> Seen:
     bed.heal()
     time.sleep(rng.uniform(0, 1.5))
     bed.kill(rng.randrange(len(bed.workers.children)))
-    return "killed"
+    return Seen("killed")
 
 
-def _paused(bed: Bed, rng: Random) -> str:
+def _paused(bed: Bed, rng: Random) -> Seen:
     bed.heal()
     pid = bed.pid(rng.randrange(len(bed.workers.children)))
     os.kill(pid, signal.SIGSTOP)
@@ -77,10 +77,10 @@ def _paused(bed: Bed, rng: Random) -> str:
             seen = "nobody did its work meanwhile"
     finally:
         os.kill(pid, signal.SIGCONT)
-    return f"{seen}; caught up in {bed.caught_up():.1f} s"
+    return Seen(seen, bed.caught_up())
 
 
-def _twins(bed: Bed, rng: Random) -> str:
+def _twins(bed: Bed, rng: Random) -> Seen:
     bed.heal()
     index = rng.randrange(len(bed.workers.children))
     twin = bed.crew(f"twin-{rng.getrandbits(32):08x}", 1, AGENTRUN_WORKER__INSTANCE_ID=f"local-{index}")
@@ -90,10 +90,10 @@ def _twins(bed: Bed, rng: Random) -> str:
         left = sum((bed.alive(index), twin.children[0] is not None and twin.children[0].alive))
     finally:
         twin.stop()
-    return f"{left} of the two went on; caught up in {bed.caught_up():.1f} s"
+    return Seen(f"{left} of the two went on", bed.caught_up())
 
 
-def _storm(bed: Bed, rng: Random) -> str:
+def _storm(bed: Bed, rng: Random) -> Seen:
     bed.heal()
     for _ in range(_STORM_ROUNDS):
         guest = bed.crew(f"guest-{rng.getrandbits(32):08x}", 1, AGENTRUN_WORKER__INSTANCE_ID="")
@@ -103,18 +103,18 @@ def _storm(bed: Bed, rng: Random) -> str:
             os.kill(child.pid, signal.SIGKILL)
             bed.kills["worker"] += 1
         guest.stop()
-    return f"{_STORM_ROUNDS} came and went; caught up in {bed.caught_up():.1f} s"
+    return Seen(f"{_STORM_ROUNDS} came and went", bed.caught_up())
 
 
-def _broker_killed(bed: Bed, rng: Random) -> str:
+def _broker_killed(bed: Bed, rng: Random) -> Seen:
     bed.heal()
     bed.kill_broker()
     time.sleep(rng.uniform(0, 3))
     bed.supervisor.restart_broker()
-    return f"caught up in {bed.caught_up():.1f} s"
+    return Seen("started again", bed.caught_up())
 
 
-def _store_killed(bed: Bed, rng: Random) -> str:
+def _store_killed(bed: Bed, rng: Random) -> Seen:
     bed.heal()
     struck = threading.Event()
 
@@ -128,18 +128,18 @@ def _store_killed(bed: Bed, rng: Random) -> str:
         raise UnavailableError("No insert came by.", "Is the load running?")
     time.sleep(rng.uniform(0, 2))
     bed.supervisor.restart_store()
-    return f"caught up in {bed.caught_up():.1f} s"
+    return Seen("started again", bed.caught_up())
 
 
-def _answers_cut(bed: Bed, rng: Random) -> str:
+def _answers_cut(bed: Bed, rng: Random) -> Seen:
     bed.heal()
     number = rng.randint(1, 8)
     bed.proxy.cut_answers(number)
     bed.until(lambda: not bed.proxy.to_cut, NOTICE_S, "The cut of an answer")
-    return f"inserted again; caught up in {bed.caught_up():.1f} s"
+    return Seen("inserted again", bed.caught_up())
 
 
-def _too_many_parts(bed: Bed, rng: Random) -> str:
+def _too_many_parts(bed: Bed, rng: Random) -> Seen:
     return _refusing(
         bed,
         rng,
@@ -148,11 +148,11 @@ def _too_many_parts(bed: Bed, rng: Random) -> str:
     )
 
 
-def _read_only(bed: Bed, rng: Random) -> str:
+def _read_only(bed: Bed, rng: Random) -> Seen:
     return _refusing(bed, rng, "table_readonly = 1", "table_readonly = 0")
 
 
-def _refusing(bed: Bed, rng: Random, bad: str, good: str) -> str:
+def _refusing(bed: Bed, rng: Random, bad: str, good: str) -> Seen:
     bed.heal()
     table, before = rng.choice(_TABLES), bed.hear()
     bed.sql(f"ALTER TABLE {table} MODIFY SETTING {bad}")
@@ -160,7 +160,7 @@ def _refusing(bed: Bed, rng: Random, bad: str, good: str) -> str:
         reaction = bed.noticed(before)
     finally:
         bed.sql(f"ALTER TABLE {table} MODIFY SETTING {good}")
-    return f"{reaction}; caught up in {bed.caught_up():.1f} s"
+    return Seen(reaction, bed.caught_up())
 
 
 # `drawn` follows what happens to a fleet: workers die often, a disk fills rarely.

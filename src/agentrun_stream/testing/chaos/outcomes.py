@@ -1,14 +1,12 @@
 """What came of the faults, and the page that says so. Must not live here: faults, or how a terminal shows a table."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentrun_stream.testing.chaos.faults import BY_NAME, FAULTS
+from agentrun_stream.testing.chaos.bed import Seen
+from agentrun_stream.testing.chaos.faults import FAULTS
 
-_SECONDS: Final = re.compile(r"caught up in ([\d.]+) s")
 _HEAD: Final = """# Faults and what came of them
 
 Made by `pytest -m slow tests/faults` on a real broker, store and workers under load; do not edit. Residual is the audit's
@@ -42,19 +40,19 @@ class Outcomes:
         self.rows: dict[str, Outcome] = {}
         self.kills: Counter[str] = Counter()
 
-    def add(self, name: str, seen: str) -> None:
+    def add(self, name: str, seen: Seen) -> None:
         """A fault was injected, and this was seen."""
         row = self.rows.setdefault(name, Outcome())
         row.times += 1
-        row.seconds += [float(found) for found in _SECONDS.findall(seen)]
-        words = [part for part in re.split(r"; ", seen) if part and not _SECONDS.fullmatch(part)]
-        row.seen.update(words)
+        row.seen[seen.words] += 1
+        if seen.seconds is not None:
+            row.seconds.append(seen.seconds)
 
-    def judged(self, residual: int, names: Iterable[str] | None = None) -> None:
-        """The verdict on everything that has none yet, or on these."""
-        for name in list(self.rows) if names is None else names:
-            if names is not None or self.rows[name].residual is None:
-                self.rows[name].residual = residual
+    def judged(self, residual: int) -> None:
+        """The verdict on everything that has none yet."""
+        for row in self.rows.values():
+            if row.residual is None:
+                row.residual = residual
 
     def merge(self, other: "Outcomes") -> None:
         """Take the rows of another session."""
@@ -96,14 +94,3 @@ def page(outcomes: Outcomes) -> str:
     ]
     lines += ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in outcomes.listed()]
     return "\n".join(lines) + "\n"
-
-
-def rows_of_page(text: str) -> dict[str, Mapping[str, str]]:
-    """The rows of a page by fault."""
-    names = ("fault", "what", "times", "seen", "residual")
-    found = [
-        dict(zip(names, line.strip("| ").split(" | "), strict=True))
-        for line in text.splitlines()
-        if line.startswith("| ")
-    ]
-    return {row["fault"]: row for row in found if row["fault"] in BY_NAME}

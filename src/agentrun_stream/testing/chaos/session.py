@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from agentrun_stream.errors import AgentrunError, UnavailableError
+from agentrun_stream.errors import AgentrunError, StoppedError
 from agentrun_stream.testing.chaos.bed import Bed, BedOptions
 from agentrun_stream.testing.chaos.faults import BY_NAME, FAULTS
 from agentrun_stream.testing.chaos.outcomes import Outcomes
@@ -23,14 +23,14 @@ class Chaos:
 
 
 def strike(bed: Bed, names: Iterable[str], rng: Random, say: Say = lambda _text: None) -> Outcomes:
-    """Inject these faults one after the other. Raises UnavailableError, naming the fault, where one is not got over."""
+    """Inject these faults one after the other. Raises StoppedError, naming the fault, where one is not got over."""
     outcomes = Outcomes()
     before = bed.kills.copy()
     for name in names:
         try:
             seen = BY_NAME[name].inject(bed, rng)
         except AgentrunError as error:
-            raise UnavailableError(f"After the fault '{name}': {error.message}", error.next_step) from error
+            raise StoppedError(f"After the fault '{name}': {error.message}", error.next_step) from error
         outcomes.add(name, seen)
         say(f"{name}: {seen}")
     outcomes.kills = bed.kills - before
