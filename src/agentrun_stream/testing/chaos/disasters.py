@@ -62,8 +62,7 @@ def lost_offset(bed: Bed, rng: Random) -> Seen:
     """One partition of the log is cut above what the group has committed. It stands still until somebody decides."""
     bed.heal()
     bed.caught_up()
-    for index in range(len(bed.workers.children)):
-        bed.kill(index)
+    _kill_workers(bed)
     time.sleep(_LOAD_S)
     bed.load.stop()
     lag = rng.choice([lag for lag in bed.lags() if lag.committed is not None and lag.end > lag.committed + 1])
@@ -92,7 +91,7 @@ def power_cut(bed: Bed, _rng: Random) -> Seen:
     kept_until = time.time()
     time.sleep(_LOST_S)
     bed.kill_store()
-    _stop_workers(bed)
+    _kill_workers(bed)
     lost = 0
     for checksums in bed.store_data.glob("store/*/*/*/checksums.txt"):
         if checksums.stat().st_mtime > kept_until:
@@ -113,7 +112,7 @@ def store_restored(bed: Bed, _rng: Random) -> Seen:
     bed.supervisor.restart_store()
     bed.caught_up()
     time.sleep(_LOAD_S)
-    _stop_workers(bed)
+    _kill_workers(bed)
     bed.stop_store()
     bed.replace_store_data(backup)
     return _rewound(bed)
@@ -124,13 +123,13 @@ def store_emptied(bed: Bed, _rng: Random) -> Seen:
     bed.heal()
     time.sleep(_LOAD_S)
     bed.caught_up()
-    _stop_workers(bed)
+    _kill_workers(bed)
     bed.stop_store()
     bed.replace_store_data(None)
     return _rewound(bed)
 
 
-def _stop_workers(bed: Bed) -> None:
+def _kill_workers(bed: Bed) -> None:
     for index in range(len(bed.workers.children)):
         bed.kill(index)
 

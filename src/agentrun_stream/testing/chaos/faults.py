@@ -71,7 +71,7 @@ def _paused(bed: Bed, rng: Random) -> Seen:
     try:
         time.sleep(SESSION_S + rng.uniform(2, 4))
         if len(bed.workers.children) > 1:
-            bed.caught_up()
+            bed.caught_up()  # all partitions, its own among them
             seen = "the others did its work meanwhile"
         else:
             seen = "nobody did its work meanwhile"
