@@ -23,8 +23,9 @@ from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
 from agentrun_stream.broker.scan import Span, read_partition, read_topic
 from agentrun_stream.codec.cloudevents import Route
-from agentrun_stream.config import Settings, clickhouse_url, kafka_bootstrap
+from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap
 from agentrun_stream.ports import Part, Record
+from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import RefusedLimit
 from agentrun_stream.runtime.audit import Audit, Findings, Reach, Rules
 from agentrun_stream.runtime.clock import SystemClock
@@ -107,6 +108,8 @@ def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger
         partition_of,
         log,
     )
+    if named := crash_point():
+        world = _armed(world, named)
     return Worker(
         world,
         WorkerOptions(
@@ -122,6 +125,14 @@ def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger
             resume,
         ),
     )
+
+
+def _armed(world: World, named: str) -> World:
+    """The test seam: this worker dies at a named point."""
+    point = crash.CrashPoint(named)
+    if isinstance(world.publisher, KafkaPublisher):
+        world.publisher.produced = lambda: point.reached(crash.IN_TRANSACTION)
+    return crash.armed(world, point)
 
 
 def shared_settings(settings: Settings) -> dict[str, str]:

@@ -3,16 +3,21 @@
 Must not live here: how either of them came about.
 """
 
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
-from agentrun_stream.store.memory import MemoryStore, Row
+from agentrun_stream.ports import Part
+from agentrun_stream.store.memory import Row
 from property.oracle import TOKENS, Amounts, Json, Oracle, Run, Told, seconds, settlements, step_sums, usages
 
 Shape = dict[str, dict[Any, Any]]
-_STEP_COLUMNS = ("type", "tool_name", "success", "output_preview", "started_at", "ended_at", "tokens_used")
+_STEP_COLUMNS = (
+    *("type", "tool_name", "mcp_server", "input_preview", "output_preview", "success", "error"),
+    *("started_at", "ended_at", "duration_ms", "tokens_used"),
+)
 _TOLD = ("_offset", "_source", "_event_time", "_first_appended_at", "_appended_at")
 _COUNTS = ("steps", "tool_calls", "failed_tool_calls", "failed_steps", *(f"step_{name}" for name in TOKENS[:4]))
 _RUN_MEMBERS = ("agent_id", "model", "provider", "outcome", "duration_ms")
@@ -24,10 +29,17 @@ _SHOWN = (
 )
 
 
-def differences(store: MemoryStore, *oracles: Oracle) -> list[str]:
+class Rows(Protocol):
+    """Any store whose current rows can be had by table, by column name."""
+
+    def rows(self, table: str) -> list[Row]: ...
+
+
+def differences(store: Rows, *oracles: Oracle, parts: Sequence[Part] = ()) -> list[str]:
     """What the tables hold and what they should hold, line by line where they differ. One oracle for each partition."""
-    got, wanted = of_store(store), of_oracle(oracles[0])
-    for partition, oracle in enumerate(oracles[1:], 1):
+    numbers = [part.partition for part in parts] or range(len(oracles))
+    got, wanted = of_store(store), of_oracle(oracles[0], numbers[0])
+    for partition, oracle in zip(numbers[1:], oracles[1:], strict=True):
         for table, rows in of_oracle(oracle, partition).items():
             wanted[table] |= rows
     return [
@@ -41,7 +53,7 @@ def differences(store: MemoryStore, *oracles: Oracle) -> list[str]:
 # ---- the store
 
 
-def of_store(store: MemoryStore) -> Shape:
+def of_store(store: Rows) -> Shape:
     return {
         "objects": {_object_key(row): _object(row) for row in store.rows("run_objects")},
         "runs": {(row["workspace"], row["run_id"]): _run_row(row) for row in store.rows("runs")},
@@ -98,7 +110,7 @@ def _settlement_row(row: Row) -> Amounts:
     return _amounts(row, "runs") if row["runs"] else {}
 
 
-def _accrued(store: MemoryStore) -> dict[Any, Amounts]:
+def _accrued(store: Rows) -> dict[Any, Amounts]:
     found: dict[Any, Amounts] = {}
     for row in store.rows("accruals"):
         thing = f"step {row['object_id']}" if row["basis"] == "step" else "run"

@@ -5,7 +5,7 @@ Must not live here: what records mean, when to commit, topics' settings (topics.
 
 import asyncio
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -207,6 +207,7 @@ class KafkaPublisher:
         self._fenced: dict[Part, AIOKafkaProducer] = {}
         self._plain: AIOKafkaProducer | None = None
         self._counts: dict[str, int] = {}
+        self.produced: Callable[[], None] = _nothing  # within a transaction, between its records and its end
 
     async def fence(self, part: Part) -> None:
         """See `ports.Publisher.fence`."""
@@ -224,6 +225,7 @@ class KafkaPublisher:
         try:
             async with producer.transaction():
                 await self._send_all(producer, topic, records)
+                self.produced()
         except (ProducerFenced, InvalidProducerEpoch) as error:
             await self.release(part)  # it stays fenced, however often it is asked
             raise FencedError(f"Another worker publishes for {part.topic}:{part.partition} now.") from error
@@ -314,6 +316,10 @@ class KafkaPublisher:
                 batch.append(**fields)
         futures.append(await producer.send_batch(batch, topic, partition=partition))
         return futures
+
+
+def _nothing() -> None:
+    return None
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

@@ -5,11 +5,12 @@ is handed what it needs. Must not live here: anything that connects to what a se
 """
 
 from agentrun_stream.config.catalogue import Setting, catalogue
-from agentrun_stream.config.load import load_settings
+from agentrun_stream.config.load import CRASH_POINT_VARIABLE, crash_point, load_settings
 from agentrun_stream.config.settings import ClickhouseSettings, KafkaSettings, Settings, WorkerSettings
 from agentrun_stream.config.stack import ENDPOINTS_FILE, Endpoints, clickhouse_url, find_stack, kafka_bootstrap
 
 __all__ = [
+    "CRASH_POINT_VARIABLE",
     "ENDPOINTS_FILE",
     "ClickhouseSettings",
     "Endpoints",
@@ -19,6 +20,7 @@ __all__ = [
     "WorkerSettings",
     "catalogue",
     "clickhouse_url",
+    "crash_point",
     "find_stack",
     "kafka_bootstrap",
     "load_settings",

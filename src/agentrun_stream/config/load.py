@@ -19,6 +19,7 @@ from agentrun_stream.config.settings import PREFIX, Settings, leaves, variable_o
 from agentrun_stream.errors import ConfigError
 
 TEST_PREFIX: Final = PREFIX + "TEST_"  # left to test runs; never a setting
+CRASH_POINT_VARIABLE: Final = TEST_PREFIX + "CRASH_POINT"
 NEXT_STEP: Final = "`agentrun config show` prints every setting, its value and its unit."
 
 
@@ -42,6 +43,11 @@ def load_settings(overrides: Mapping[str, Any] | None = None, *, file: Path | No
         field = re.search(r'field "(\w+)"', str(error))
         variable = variable_of(field.group(1)) if field else f"A variable that starts with {PREFIX}"
         raise ConfigError(f"{variable} is not valid JSON, which lists, maps and sections need.", NEXT_STEP) from None
+
+
+def crash_point() -> str:
+    """Where a fault test lets this worker kill itself; empty outside such tests."""
+    return os.environ.get(CRASH_POINT_VARIABLE, "")
 
 
 def _merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:

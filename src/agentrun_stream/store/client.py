@@ -16,8 +16,9 @@ from urllib3.exceptions import HTTPError
 
 from agentrun_stream.errors import ConfigError, StoreError, StoreRejectedError
 
-# ClickHouse's codes for what passes: sockets, time-outs, too many parts or queries, read-only, memory, keeper.
-TRANSIENT_CODES: Final = frozenset({3, 159, 164, 202, 203, 209, 210, 242, 252, 285, 319, 425, 999})
+# ClickHouse's codes for what passes: sockets, time-outs, too many parts or queries, read-only, memory, keeper, disk. None is
+# about a row, so none may lead to one being set aside.
+TRANSIENT_CODES: Final = frozenset({3, 75, 159, 164, 202, 203, 209, 210, 242, 243, 252, 285, 319, 425, 774, 999})
 _DENIED_CODES: Final = frozenset({192, 193, 194, 497, 516})
 _CODE: Final = re.compile(r"[Cc]ode:?\s*(\d+)")
 _TEXT_CHARS_MAX: Final = 300

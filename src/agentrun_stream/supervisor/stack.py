@@ -200,8 +200,8 @@ class Supervisor:
 
     def mend(self) -> None:
         """Start again whatever ended and is due."""
-        self._mend_service("broker", self._restart_broker, self.broker)
-        self._mend_service("store", self._restart_store, self.store)
+        self._mend_service("broker", self.restart_broker, self.broker)
+        self._mend_service("store", self.restart_store, self.store)
         if self.workers is None:
             return
         for index, child in enumerate(self.workers.children):
@@ -238,7 +238,8 @@ class Supervisor:
             self._say(f"The {name} answers again.")
         backoff.started()
 
-    def _restart_broker(self) -> None:
+    def restart_broker(self) -> None:
+        """Stop the broker if it runs, and start it on its old port; it answers when this returns."""
         assert self.endpoints is not None
         self._stop_service(self.broker)
         # On its old port and no other: workers and users have its address.
@@ -246,7 +247,8 @@ class Supervisor:
         self.broker.start()
         self.broker.wait_ready()
 
-    def _restart_store(self) -> None:
+    def restart_store(self) -> None:
+        """Stop the store if it runs, and start it on its old port; it answers when this returns."""
         assert self.endpoints is not None
         self._stop_service(self.store)
         self.store = EmbeddedStore(

@@ -54,13 +54,13 @@ class Workers:
         for index in range(len(self.children)):
             self.start_one(index)
 
-    def start_one(self, index: int) -> None:
-        """Start one, or start it again. The log of the one before is kept beside."""
+    def start_one(self, index: int, more: Mapping[str, str] | None = None) -> None:
+        """Start one, or start it again, with `more` in its environment. The log of the one before is kept beside."""
         log_file = self._folder / f"worker-{index}.log"
         with suppress(FileNotFoundError):
             log_file.rename(log_file.with_suffix(".log.1"))
         # A static member: one that is started again after a kill has its place at once, not after a time-out.
-        environment = {"AGENTRUN_WORKER__INSTANCE_ID": f"local-{index}", **self._environment}
+        environment = {"AGENTRUN_WORKER__INSTANCE_ID": f"local-{index}", **self._environment, **(more or {})}
         settings = [f"{name}={value}" for name, value in environment.items()]
         # `env` sets them and becomes the worker: the environment itself is the settings' business alone.
         argv = [shutil.which("env") or "/usr/bin/env", *settings, *_command(), "work"]
