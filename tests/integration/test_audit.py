@@ -71,13 +71,13 @@ DELETED = [
     pytest.param(
         "run_objects", f"run_id = '{RUN}' AND kind = 'step' AND object_id = 'a'", (RUN, "step a", "no row"), id="step"
     ),
-    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'run'", (RUN, " run ", "no row"), id="snapshot"),
+    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'run'", (RUN, " run:", "no row"), id="snapshot"),
     pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'eval'", (RUN, "eval", "no row"), id="eval"),
     pytest.param("runs", f"run_id = '{RUN}'", (RUN, "no row"), id="run"),
     pytest.param("runs", f"run_id = '{OPEN}'", (OPEN, "no row"), id="open run"),
     pytest.param("settlements", f"run_id = '{RUN}'", (RUN, "no row"), id="settlement"),
     pytest.param(
-        "accruals", f"run_id = '{RUN}' AND object_id = 'a'", (RUN, "audited.v1:1:1 a", "no row"), id="accrual"
+        "accruals", f"run_id = '{RUN}' AND object_id = 'a'", (RUN, "audited.v1:1:1 ", " a: ", "no row"), id="accrual"
     ),
     pytest.param("refused", "partition = 1", ("audited.v1:1:7", "malformed", "no row"), id="refused"),
     pytest.param("batches", "partition = 1", ("audited.v1:1:0-", "not covered"), id="journal"),
