@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from agentrun_stream import topics
 from agentrun_stream.broker import admin
@@ -44,6 +45,10 @@ class _Log:
             yield records
 
 
+_SESSION_SLACK_S: Final = 3.0
+_MEMBERS_POLL_S: Final = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
     """How an audit is made: only of what was appended `since` (ms since 1970), with every column where it is `deep`."""
@@ -67,7 +72,8 @@ async def run_audit(
     since = await offsets_since(kafka, [lag.part for lag in lags], options.since_ms)
     for lag in lags:
         if lag.committed is None:
-            audit.findings.note(f"the group has committed nothing of {lag.part.topic}:{lag.part.partition} yet")
+            if lag.lag:
+                audit.findings.note(f"the group has committed nothing of {lag.part.topic}:{lag.part.partition} yet")
             continue
         progress(f"{lag.part.topic}:{lag.part.partition}, {lag.committed - lag.start} records")
         count = sum(other.part.topic == lag.part.topic for other in lags)
@@ -94,7 +100,10 @@ async def run_repair(settings: Settings, plan: Plan) -> list[str]:
     if not members or not plan.runs:
         return []
     why = f"nothing was published while the group {settings.worker.group} has {members} members: a worker may be ahead"
-    return [f"{why}; where published runs still differ, stop them and repair again"]
+    session_s = settings.worker.session_timeout_ms / 1000
+    return [
+        f"{why}; where published runs still differ, stop them, let their session end ({session_s:g} s), repair again"
+    ]
 
 
 @dataclass(slots=True)
@@ -125,6 +134,7 @@ async def run_replay(
         lag for lag in await admin.group_lag(kafka, worker.group, settings.events_topics) if lag.committed is not None
     ]
     if swap:
+        progress("waiting until no worker is a member of the group")
         await _check_swap(settings, lags)
     await asyncio.to_thread(migrate.check_current, store)
     await asyncio.to_thread(shadow.prepare)
@@ -175,15 +185,19 @@ async def swap_replayed(settings: Settings, done: Replayed) -> None:
 
 
 async def _check_swap(settings: Settings, lags: Sequence[admin.GroupLag]) -> None:
-    members = await admin.group_members(kafka_address(settings), settings.worker.group)
-    if members:
-        raise ConfigError(
-            f"The group {settings.worker.group} has {members} members: a worker's cache would outlive its tables.",
-            "Stop all workers (one that was killed counts until its session ends), then try again.",
-        )
     if late := [lag.part for lag in lags if lag.start]:
         names = ", ".join(f"{part.topic}:{part.partition}" for part in late)
         raise ConfigError(
             f"The log of {names} no longer holds its beginning, so the new tables lack what the live ones have.",
             "Compare without --swap; restore a backup where the live tables are wrong.",
         )
+    worker = settings.worker
+    # A worker that stopped counts as a member until its session ends, so that it may come back without a rebalance.
+    patience = time.monotonic() + worker.session_timeout_ms / 1000 + _SESSION_SLACK_S
+    while members := await admin.group_members(kafka_address(settings), worker.group):
+        if time.monotonic() > patience:
+            raise ConfigError(
+                f"The group {worker.group} has {members} members: a worker's cache would outlive its tables.",
+                "Stop all workers, then try again.",
+            )
+        await asyncio.sleep(_MEMBERS_POLL_S)
