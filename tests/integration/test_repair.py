@@ -19,8 +19,9 @@ def runs(prefix: str, count: int) -> list[str]:
 
 
 def load(made: Lane, names: list[str]) -> None:
-    for name in names:
-        made.produce([step_event(name, "a"), eval_event(name), run_event(name, cost=COST)])
+    made.produce(
+        event for name in names for event in (step_event(name, "a"), eval_event(name), run_event(name, cost=COST))
+    )
     made.wait()
 
 
@@ -73,6 +74,7 @@ def test_everything_made_of_objects_is_made_again(agentrun_stack: Stack, tmp_pat
         made.assert_exact("--deep")
 
 
+@pytest.mark.slow
 def test_a_repair_beside_a_worker_keeps_its_newer_rows(agentrun_stack: Stack, tmp_path: Path) -> None:
     """Rows are repaired under the version of their objects; nothing is published, and that is said."""
     names = runs("beside", 4)

@@ -115,6 +115,7 @@ def test_swapped_tables_are_exact_and_a_worker_goes_on(agentrun_stack: Stack, tm
         assert (told.code, "is no shadow of ours" in told.err) == (2, True)  # it holds the old tables
 
 
+@pytest.mark.slow
 def test_a_replay_beside_a_worker_compares_what_both_have_seen(agentrun_stack: Stack, tmp_path: Path) -> None:
     """Runs that changed meanwhile are left out, and counted."""
     with lane(agentrun_stack, tmp_path, "beside_replay") as made:
@@ -124,6 +125,7 @@ def test_a_replay_beside_a_worker_compares_what_both_have_seen(agentrun_stack: S
         assert (code, different(found)) == (0, []), found
 
 
+@pytest.mark.slow
 def test_what_the_log_lost_is_not_compared_and_never_swapped(agentrun_stack: Stack, tmp_path: Path) -> None:
     """Where retention took the log's beginning: runs from before are left out, and the audit judges what it can."""
     old, new = run_on(0, "early"), run_on(0, "recent")

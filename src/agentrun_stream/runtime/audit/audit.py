@@ -21,7 +21,8 @@ from agentrun_stream.store.audit import Slice
 RECORDS_AT_ONCE: Final = 500_000
 RECORDS_AT_ONCE_DEEP: Final = 150_000
 # A query takes the snapshots of its tables one after the other: under load a window that is right may differ for a moment.
-_WINDOW_TRIES: Final = 6
+_WINDOW_TRIES: Final = 8
+_WINDOW_STEADY: Final = 2  # so often the same again: it is no moment's
 _WINDOW_PAUSE_S: Final = 0.25
 _WINDOW_KEY: Final = (
     *("ledger", "minute", "workspace", "agent_id", "model", "provider", "runtime", "trigger", "status", "outcome"),
@@ -113,14 +114,7 @@ class Audit:
 
     async def across(self, parts: Sequence[Part]) -> None:
         """Compare every window that is shown with the sums of its rows; rows that belong to no partition are strays."""
-        differing = {_window(row): row for row in self._reader.windows()}
-        for _ in range(_WINDOW_TRIES):
-            if not differing:
-                break
-            await asyncio.sleep(_WINDOW_PAUSE_S)
-            again = {_window(row): row for row in self._reader.windows()}
-            differing = {key: again[key] for key in differing.keys() & again.keys()}
-        for row in differing.values():
+        for row in (await self._windows()).values():
             where = Where(
                 run=(row["workspace"], ""), object=f"{row['ledger']} minute {row['minute']} {row['agent_id']}"
             )
@@ -130,6 +124,18 @@ class Audit:
         for table, topic, partition, count in self._reader.strays(parts):
             where = Where(Part(topic, partition))
             self.findings.differ("digests", table, where, "no such partition", f"{count} rows")
+
+    async def _windows(self) -> dict[tuple[Any, ...], dict[str, Any]]:
+        """The windows that differ, and go on differing."""
+        differing, steady = {_window(row): row for row in self._reader.windows()}, 0
+        for _ in range(_WINDOW_TRIES):
+            if not differing or steady == _WINDOW_STEADY:
+                break
+            await asyncio.sleep(_WINDOW_PAUSE_S)
+            again = {_window(row): row for row in self._reader.windows()}
+            steady = steady + 1 if again == differing else 0
+            differing = {key: again[key] for key in differing.keys() & again.keys()}
+        return differing
 
     async def topics(self, runs: str, dead_letters: str) -> None:
         """Compare what was published with what must have been."""
