@@ -51,10 +51,14 @@ _MEMBERS_POLL_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """How an audit is made: only of what was appended `since` (ms since 1970), with every column where it is `deep`."""
+    """How an audit is made: only of what was appended `since` (ms since 1970), with every column where it is `deep`.
+
+    `at_once` is how many records are held folded, 0 for the usual number.
+    """
 
     deep: bool = False
     since_ms: int | None = None
+    at_once: int = 0
 
 
 async def run_audit(
@@ -67,7 +71,7 @@ async def run_audit(
     mapped, default = routes(settings)
     worker = settings.worker
     rules = Rules(lambda topic: mapped.get(topic, default), worker.topic_epoch, partition_of, worker.group)
-    audit = Audit(AuditStore(client), _Log(kafka), rules, Scope(options.deep))
+    audit = Audit(AuditStore(client), _Log(kafka), rules, Scope(options.deep, options.at_once))
     lags = await admin.group_lag(kafka, worker.group, settings.events_topics)
     since = await offsets_since(kafka, [lag.part for lag in lags], options.since_ms)
     for lag in lags:

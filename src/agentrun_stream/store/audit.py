@@ -70,15 +70,30 @@ _STRAYS: Final = """
 SELECT '{table}', {prefix}topic AS topic, {prefix}partition AS partition, count() FROM {table} FINAL
 WHERE topic IN ({topics}) AND (topic, partition) NOT IN ({parts}) GROUP BY topic, partition
 """
+RUNS_ASKED_MAX: Final = 50_000
+_OFFSET: Final = {"accruals": "offset", "runs": "revision", "settlements": "revision"}
 _WITH_PLACE: Final = {"run_objects": "_", "runs": "", "accruals": "", "refused": "", "batches": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The runs that are looked at together: those whose id has this CRC-32 modulo `count`."""
+    """The runs that are looked at together: those whose id has this CRC-32 modulo `count`.
+
+    With `runs` only these of them, and whatever stands at an offset from `since` on.
+    """
 
     number: int = 0
     count: int = 1
+    runs: frozenset[str] | None = None
+    since: int = 0
+
+    def sql(self, offset: str) -> str:
+        """The condition on a table; `offset` is its column of offsets."""
+        rules = [f"CRC32(run_id) % {self.count} = {self.number}"] if self.count > 1 else []
+        if self.runs is not None and len(self.runs) <= RUNS_ASKED_MAX:
+            named = ", ".join(map(literal, sorted(self.runs))) or "''"
+            rules.append(f"(run_id IN ({named}) OR {offset} >= {self.since})")
+        return " AND ".join(rules) or "1"
 
 
 class AuditStore:
@@ -90,12 +105,12 @@ class AuditStore:
     def objects(self, part: Part, some: Slice, *, deep: bool) -> Iterator[dict[str, Any]]:
         """See `AuditReader.objects`."""
         columns = _SUM_COLUMNS if deep else _FEW
-        sql = _OBJECTS.format(columns=columns, holds=_HOLDS, **_place(part, some))
+        sql = _OBJECTS.format(columns=columns, holds=_HOLDS, **_place(part, some, "_offset"))
         yield from self._dicts(sql)
 
     def rows(self, table: str, part: Part, some: Slice) -> Iterator[dict[str, Any]]:
         """See `AuditReader.rows`."""
-        yield from self._dicts(_TABLES[table].format(**_place(part, some)))
+        yield from self._dicts(_TABLES[table].format(**_place(part, some, _OFFSET.get(table, ""))))
 
     def windows(self) -> Iterator[dict[str, Any]]:
         """See `AuditReader.windows`."""
@@ -153,6 +168,5 @@ def _number(name: str) -> str:
     return name if name == "cost_reported" else f"toInt128({name})"
 
 
-def _place(part: Part, some: Slice) -> dict[str, Any]:
-    chosen = f"CRC32(run_id) % {some.count} = {some.number}" if some.count > 1 else "1"
-    return {"topic": literal(part.topic), "partition": part.partition, "some": chosen}
+def _place(part: Part, some: Slice, offset: str) -> dict[str, Any]:
+    return {"topic": literal(part.topic), "partition": part.partition, "some": some.sql(offset)}

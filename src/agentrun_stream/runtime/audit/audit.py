@@ -18,8 +18,8 @@ from agentrun_stream.runtime.audit.views import AuditLog, AuditReader
 from agentrun_stream.store.audit import Slice
 
 # So many records are folded at a time; a longer log is read once for each slice of its runs.
-RECORDS_AT_ONCE: Final = 500_000
-RECORDS_AT_ONCE_DEEP: Final = 150_000
+RECORDS_AT_ONCE: Final = 200_000
+RECORDS_AT_ONCE_DEEP: Final = 50_000
 # A query takes the snapshots of its tables one after the other: under load a window that is right may differ for a moment.
 _WINDOW_TRIES: Final = 8
 _WINDOW_STEADY: Final = 2  # so often the same again: it is no moment's
@@ -62,8 +62,9 @@ class Audit:
         slices = max(1, math.ceil(count / self._scope.records_at_once))
         refused = {row["offset"]: row for row in self._reader.rows("refused", reach.part, Slice())}
         found: set[int] = set()
+        runs = None if keys is None else frozenset(key.decode("utf-8", "replace") for key in keys)
         for number in range(slices):
-            found |= await self._slice(reach, Choice(Slice(number, slices), keys), refused)
+            found |= await self._slice(reach, Choice(Slice(number, slices, runs, reach.since), keys), refused)
         for offset in sorted(refused.keys() - found):
             if max(reach.start, reach.since) <= offset < reach.committed:
                 where = Where(reach.part, offset)

@@ -62,6 +62,7 @@ class Comparison:
     def objects(self, stored: Iterable[Row], *, deep: bool) -> None:
         """Every object is there, in its version; its row adds up to its checksum, and with `deep` is as folded."""
         expected = {key: (version, must) for key, version, must in self._refold.objects()}
+        self._findings.objects += len(expected)
         for run, group in groupby(stored, key=lambda row: (row["workspace"], row["run_id"])):
             rows = list(group)
             if self._from_before(rows):
@@ -85,7 +86,6 @@ class Comparison:
         found = int(row["_version"])
         version, _ = expected.pop(key, (None, False))
         where = self._where(_offset(found if version is None else version), key[:2], f"{key[2]} {key[3]}".strip())
-        self._findings.objects += 1
         if not row["holds"]:
             self._findings.differ("digests", "run_objects", where, "a row that adds up to its checksum", "it does not")
         if found >= self._limit or not self._ours(key[:2], _offset(found)):
