@@ -4,8 +4,10 @@ Must not live here: what is compared (runtime/audit/), how rows are made again (
 """
 
 import asyncio
+import gc
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -147,6 +149,29 @@ async def run_replay(
         lambda topic: mapped.get(topic, default), worker.topic_epoch, worker.group, partition_of, worker.cache_bytes
     )
     replay = Replay(ClickHouseStore(shadow.address, worker.lookup_parallel), SystemClock(), options)
+    with _no_collector():
+        await _fold_again(kafka, replay, done, lags, progress)
+    progress("windows")
+    await asyncio.to_thread(shadow.sum_windows)
+    progress("comparing")
+    await _compare(settings, shadow, done)
+    done.records, done.seconds = replay.records, time.monotonic() - started
+    return done
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """As in a worker: the fold makes no reference cycles, and looking for them costs a third of its speed."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def _fold_again(
+    kafka: KafkaAddress, replay: Replay, done: Replayed, lags: Sequence[admin.GroupLag], progress: Callable[[str], None]
+) -> None:
     for lag in lags:
         end, count = lag.committed or 0, sum(other.part.topic == lag.part.topic for other in lags)
         replay.told = lambda at=lag.part: progress(f"{at.topic}:{at.partition}, {replay.records:,} records")  # type: ignore[misc]
@@ -157,12 +182,6 @@ async def run_replay(
             done.notes.append(
                 f"the log of {lag.part.topic}:{lag.part.partition} begins at {lag.start}: only that was made"
             )
-    progress("windows")
-    await asyncio.to_thread(shadow.sum_windows)
-    progress("comparing")
-    await _compare(settings, shadow, done)
-    done.records, done.seconds = replay.records, time.monotonic() - started
-    return done
 
 
 async def _compare(settings: Settings, shadow: Shadow, done: Replayed) -> None:

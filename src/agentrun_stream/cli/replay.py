@@ -35,18 +35,17 @@ def replay(
     with console(err=True).status("replay") as line:
         progress = (lambda text: line.update(f"replay: {text}")) if sys.stderr.isatty() else (lambda _text: None)
         done = run(run_replay(settings, into, progress, swap=swap))
+    if output is Output.TABLE:
+        _print(done, into)
     if swap:
         confirm(f"Exchange the tables of {settings.clickhouse.database} with those of {into}?", yes=yes)
         run(swap_replayed(settings, done))
     if output is Output.JSON:
         told = {"tables": [asdict(t) for t in done.tables], "records": done.records, "seconds": round(done.seconds, 3)}
-        as_json(
-            told | {"equal": done.equal, "into": into, "left_out": done.left_out, "swapped": swap, "notes": done.notes}
-        )
-    else:
-        _print(done, into)
-        if swap:
-            write(f"Exchanged. The tables of before are in the database {into}; drop it when nobody needs them.")
+        told |= {"equal": done.equal, "into": into, "left_out": done.left_out, "swapped": swap, "notes": done.notes}
+        as_json(told)
+    elif swap:
+        write(f"Exchanged. The tables of before are in the database {into}; drop it when nobody needs them.")
     if not done.equal and not swap:
         say(
             f"The tables differ. `agentrun audit --deep` names what; `agentrun replay --into {into} --swap` replaces them."
