@@ -12,28 +12,24 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from structlog.typing import FilteringBoundLogger
 
-from agentrun_stream import topics
 from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
-from agentrun_stream.broker.scan import Span, read_partition, read_topic
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap
-from agentrun_stream.ports import Part, Record
+from agentrun_stream.ports import Part
 from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import RefusedLimit
-from agentrun_stream.runtime.audit import Audit, Findings, Reach, Rules
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.worker import Worker, WorkerOptions, World
 from agentrun_stream.store import migrate
 from agentrun_stream.store import settings as stored_settings
-from agentrun_stream.store.audit import AuditStore
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
 from agentrun_stream.store.windows import ClickHouseWindows
@@ -191,44 +187,6 @@ async def run_worker(
             await sweeper
         endpoint.stop()
         log.info("worker stopped")
-
-
-class _Log:
-    """`runtime.audit.AuditLog` over the broker."""
-
-    def __init__(self, address: KafkaAddress) -> None:
-        self._address = address
-
-    def records(self, part: Part, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
-        """See `AuditLog.records`."""
-        return read_partition(self._address, part, Span(start, end))
-
-    async def topic(self, name: str) -> AsyncIterator[Sequence[Record]]:
-        """See `AuditLog.topic`."""
-        async for _, records in read_topic(self._address, name):
-            yield records
-
-
-async def run_audit(settings: Settings, progress: Callable[[str], None] = lambda _text: None) -> Findings:
-    """Audit everything that the group has committed."""
-    kafka, store = kafka_address(settings), store_address(settings)
-    client = await asyncio.to_thread(connect, store)
-    mapped, default = routes(settings)
-    rules = Rules(lambda topic: mapped.get(topic, default), settings.worker.topic_epoch, partition_of)
-    audit = Audit(AuditStore(client), _Log(kafka), rules)
-    lags = await admin.group_lag(kafka, settings.worker.group, settings.events_topics)
-    for lag in lags:
-        if lag.committed is None:
-            continue
-        progress(f"{lag.part.topic}:{lag.part.partition}, {lag.committed - lag.start} records")
-        count = sum(other.part.topic == lag.part.topic for other in lags)
-        await audit.partition(Reach(lag.part, lag.start, lag.committed, count))
-    progress("windows")
-    audit.windows()
-    progress("published runs and dead letters")
-    await audit.published(topics.RUNS)
-    await audit.dead_letters(topics.DEAD_LETTERS)
-    return audit.findings
 
 
 def _steady_heap() -> None:

@@ -11,7 +11,7 @@ from agentrun_stream.broker.scan import read_topic
 from agentrun_stream.codec.cloudevents import NO_ROUTE, decode
 from agentrun_stream.model.event import Refusal
 from agentrun_stream.ports import Part, Record
-from agentrun_stream.store.audit import AuditStore
+from agentrun_stream.store.audit import AuditStore, Slice
 from agentrun_stream.store.client import connect, fetch
 from agentrun_stream.store.rows import OBJECT_COLUMNS
 from agentrun_stream.store.sql import LOOKUP_SETTINGS
@@ -45,7 +45,7 @@ class StoredRows:
         return [dict(zip(OBJECT_COLUMNS, orjson.loads(row), strict=True)) for row in rows]
 
     def _others(self, table: str) -> list[Json]:
-        return [row for part in self._parts for row in self._audit.rows(table, part)]
+        return [row for part in self._parts for row in self._audit.rows(table, part, Slice())]
 
 
 def _number(name: str, value: Any) -> Any:

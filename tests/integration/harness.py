@@ -31,6 +31,7 @@ from agentrun_stream.cli.app import app
 from agentrun_stream.store.client import StoreAddress, connect, execute
 from agentrun_stream.store.migrate import migrate
 from agentrun_stream.store.queries import ask
+from agentrun_stream.store.windows import ClickHouseWindows
 from agentrun_stream.supervisor import Workers, local_environment
 from agentrun_stream.testing.events import key_of
 from agentrun_stream.testing.stack import Stack
@@ -221,6 +222,23 @@ class Lane:
     def execute(self, sql: str) -> None:
         execute(self.client, sql, SYNC)
 
+    def refresh_windows(self) -> None:
+        """Sum what is new. Readers count on sums that are ten seconds old; make these so."""
+        asyncio.run(ClickHouseWindows(self.store).refresh())
+        self.execute("ALTER TABLE window_progress UPDATE refreshed_at = refreshed_at - INTERVAL 1 MINUTE WHERE 1")
+
+    @contextmanager
+    def kept(self, table: str) -> Iterator[None]:
+        """The table is afterwards what it was before."""
+        self.execute(f"CREATE TABLE kept AS {table}")
+        try:
+            self.execute(f"INSERT INTO kept SELECT * FROM {table}")
+            yield
+            self.execute(f"TRUNCATE TABLE {table}")
+            self.execute(f"INSERT INTO {table} SELECT * FROM kept")
+        finally:
+            self.execute("DROP TABLE kept")
+
     # ---- the command line and the worker's endpoint
 
     def agentrun(self, *words: str) -> Told:
@@ -231,15 +249,15 @@ class Lane:
             result = CliRunner().invoke(app, list(words), catch_exceptions=False)
         return Told(result.exit_code, result.stdout, result.stderr)
 
-    def audit(self) -> tuple[int, dict[str, Any]]:
+    def audit(self, *flags: str) -> tuple[int, dict[str, Any]]:
         """Exit code and what `agentrun audit -o json` says."""
-        told = self.agentrun("audit", "-o", "json")
+        told = self.agentrun("audit", *flags, "-o", "json")
         assert told.code in (0, 1), told
         return told.code, orjson.loads(told.out)
 
-    def assert_exact(self) -> None:
+    def assert_exact(self, *flags: str) -> None:
         """`agentrun audit` finds no difference."""
-        code, found = self.audit()
+        code, found = self.audit(*flags)
         assert (code, found["residual"]) == (0, 0), found["differences"][:5]
 
     def get(self, path: str, index: int = 0) -> tuple[int, str]:

@@ -1,16 +1,19 @@
 """The audit: quiet on what the pipeline wrote, and it names whatever somebody changed by hand, row by row."""
 
-import asyncio
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from agentrun_stream.store.windows import ClickHouseWindows
+from agentrun_stream.supervisor import local_environment
 from agentrun_stream.testing.events import eval_event, run_event, step_event
 from agentrun_stream.testing.stack import Stack
-from integration.harness import Lane, Place, Sent, lane, run_on, soon
+from integration.harness import Lane, Place, Sent, http_get, lane, run_on, soon
 
 pytestmark = pytest.mark.stack
 
@@ -71,13 +74,13 @@ DELETED = [
     pytest.param(
         "run_objects", f"run_id = '{RUN}' AND kind = 'step' AND object_id = 'a'", (RUN, "step a", "no row"), id="step"
     ),
-    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'run'", (RUN, " run ", "no row"), id="snapshot"),
+    pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'run'", (RUN, " run:", "no row"), id="snapshot"),
     pytest.param("run_objects", f"run_id = '{RUN}' AND kind = 'eval'", (RUN, "eval", "no row"), id="eval"),
     pytest.param("runs", f"run_id = '{RUN}'", (RUN, "no row"), id="run"),
     pytest.param("runs", f"run_id = '{OPEN}'", (OPEN, "no row"), id="open run"),
     pytest.param("settlements", f"run_id = '{RUN}'", (RUN, "no row"), id="settlement"),
     pytest.param(
-        "accruals", f"run_id = '{RUN}' AND object_id = 'a'", (RUN, "audited.v1:1:1 a", "no row"), id="accrual"
+        "accruals", f"run_id = '{RUN}' AND object_id = 'a'", (RUN, "audited.v1:1:1 ", " a: ", "no row"), id="accrual"
     ),
     pytest.param("refused", "partition = 1", ("audited.v1:1:7", "malformed", "no row"), id="refused"),
     pytest.param("batches", "partition = 1", ("audited.v1:1:0-", "not covered"), id="journal"),
@@ -90,7 +93,7 @@ def test_one_deleted_row_is_named(loaded: Loaded, table: str, where: str, words:
     """Table, run and offset stand in the output; with the row back the audit is quiet."""
     made = loaded.lane
     if table == "cost_windows":
-        refresh(made)
+        made.refresh_windows()
     made.execute(f"CREATE TABLE kept AS {table}")
     try:
         made.execute(f"INSERT INTO kept SELECT * FROM {table} WHERE {where}")
@@ -101,12 +104,6 @@ def test_one_deleted_row_is_named(loaded: Loaded, table: str, where: str, words:
     finally:
         made.execute("DROP TABLE kept")
     quiet(made)
-
-
-def refresh(made: Lane) -> None:
-    """Sum again what other tests restored. Readers count on sums that are ten seconds old; make these so."""
-    asyncio.run(ClickHouseWindows(made.store).refresh())
-    made.execute("ALTER TABLE window_progress UPDATE refreshed_at = refreshed_at - INTERVAL 1 MINUTE WHERE 1")
 
 
 def test_a_load_is_exact(loaded: Loaded) -> None:
@@ -181,3 +178,26 @@ def test_a_row_that_nobody_sent_is_named(loaded: Loaded) -> None:
     loud(made, "run_objects", "default/forged", "no row")
     made.execute("ALTER TABLE run_objects DELETE WHERE run_id = 'forged'")
     quiet(made)
+
+
+def test_watch_exports_the_residual_of_each_check(loaded: Loaded) -> None:
+    """By check, with how much was audited, until it is interrupted."""
+    made = loaded.lane
+    words = [sys.executable, "-m", "agentrun_stream.cli", "audit", "--watch", "1"]
+    environment = local_environment(made.stack.kafka, made.stack.clickhouse, made.environment)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AGENTRUN_")}
+    with made.kept("runs"):
+        made.execute(f"ALTER TABLE runs UPDATE status = 'failed' WHERE run_id = '{RUN}'")
+        with subprocess.Popen(words, env=kept | environment, stderr=subprocess.PIPE, text=True) as watching:
+            assert watching.stderr is not None
+            url = watching.stderr.readline().split()[-1].removesuffix("/metrics.")
+            try:
+                shown = soon(
+                    lambda: "audit_residual{" in (text := http_get(url, "/metrics")[1]) and text, what="an audit"
+                )
+            finally:
+                watching.send_signal(signal.SIGINT)
+            watching.stderr.read()
+    assert watching.returncode == 130
+    assert 'agentrun_audit_residual{check="projections"} 1.0' in str(shown)
+    assert 'agentrun_audit_residual{check="accruals"} 0.0' in str(shown)

@@ -161,6 +161,18 @@ async def group_lag(address: KafkaAddress, group: str, names: Sequence[str]) -> 
     return [GroupLag(Part(*tp), starts[tp], ends[tp], committed.get(tp)) for tp in sorted(parts)]
 
 
+async def group_members(address: KafkaAddress, group: str) -> int:
+    """How many members a group has now; a worker that was killed counts until its session ends."""
+    async with _session(address) as client:
+        found = 0
+        for response in await client.describe_consumer_groups([group]):
+            for code, *_, members in (entry[:6] for entry in response.groups):
+                if code:
+                    raise for_code(code)(group)
+                found += len(members)
+        return found
+
+
 async def wait_stored(
     address: KafkaAddress,
     group: str,

@@ -76,6 +76,23 @@ async def read_topic(
         await consumer.stop()
 
 
+async def offsets_since(address: KafkaAddress, parts: Sequence[Part], since_ms: int | None) -> dict[Part, int]:
+    """The first offset appended at or after a time, per partition; the end where nothing was. None: nowhere."""
+    if since_ms is None or not parts:
+        return {}
+    consumer = AIOKafkaConsumer(enable_auto_commit=False, **address.common)
+    try:
+        await consumer.start()
+        wanted = {TopicPartition(*part): since_ms for part in parts}
+        found = await consumer.offsets_for_times(wanted)
+        ends = await consumer.end_offsets(list(wanted))
+    except (KafkaError, TimeoutError) as error:
+        raise unavailable(error, address) from None
+    finally:
+        await consumer.stop()
+    return {Part(*tp): found[tp].offset if found.get(tp) else ends[tp] for tp in wanted}
+
+
 async def _seek(consumer: AIOKafkaConsumer, topic: str, spans: Mapping[int, Span] | None) -> dict[TopicPartition, int]:
     """Take the partitions on, each at its start; return where each ends. Those with nothing to read are left out."""
     # A consumer knows only the topics it asked about; `partitions_for_topic` would be None before that.

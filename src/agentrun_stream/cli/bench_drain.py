@@ -23,12 +23,13 @@ from agentrun_stream.broker.scan import read_topic
 from agentrun_stream.config import Settings, load_settings
 from agentrun_stream.errors import UnavailableError
 from agentrun_stream.ports import Part, Record
+from agentrun_stream.proof import run_audit
 from agentrun_stream.store.client import connect, execute
 from agentrun_stream.store.writer import insert
 from agentrun_stream.supervisor import StackOptions, Supervisor
 from agentrun_stream.testing.folding import encoded_steps
 from agentrun_stream.testing.load import Load, bench_load
-from agentrun_stream.wiring import kafka_address, run_audit, run_worker, store_address
+from agentrun_stream.wiring import kafka_address, run_worker, store_address
 
 RAW_ROWS: Final = 200_000
 RAW_INSERT_ROWS: Final = 20_000

@@ -19,13 +19,14 @@ from agentrun_stream.broker.bulk import BulkProducer
 from agentrun_stream.broker.jars import jars_folder
 from agentrun_stream.broker.kafka import KafkaAddress
 from agentrun_stream.config import Settings, load_settings
+from agentrun_stream.proof import run_audit
 from agentrun_stream.store.client import connect
 from agentrun_stream.store.reader import rows_of
 from agentrun_stream.store.sql import literal
 from agentrun_stream.supervisor import StackOptions, Supervisor
 from agentrun_stream.testing.fleet import Record
 from agentrun_stream.testing.load import Load, bench_load
-from agentrun_stream.wiring import kafka_address, run_audit, store_address
+from agentrun_stream.wiring import kafka_address, store_address
 
 TICK_S: Final = 0.05
 _PATIENCE_S: Final = 60.0

@@ -24,11 +24,12 @@ from agentrun_stream.cli.common import EXIT_NO, DataOption, require_embedded, ru
 from agentrun_stream.cli.output import Output, OutputOption, as_json, console, make_table, milliseconds, money, say
 from agentrun_stream.cli.up import endpoints_text, stack_options, stopping
 from agentrun_stream.config import Settings
+from agentrun_stream.proof import run_audit
 from agentrun_stream.store import queries
 from agentrun_stream.store.client import connect
 from agentrun_stream.supervisor import Supervisor
 from agentrun_stream.testing.fleet import FleetTotals, demo_fleet
-from agentrun_stream.wiring import kafka_address, run_audit, store_address
+from agentrun_stream.wiring import kafka_address, store_address
 
 WAIT_S: Final = 600.0
 SEED: Final = 1

@@ -115,7 +115,7 @@ class PartFolder:
         """The offset up to which slices were taken."""
         return self._part.last
 
-    def take(self, records: Sequence[Record], end_offset: int) -> "Slice":
+    def take(self, records: Sequence[Record], end_offset: int) -> "Piece":
         """Take the next records; they cover everything up to `end_offset`. What is not known of them is asked for."""
         part = self._part
         part.last = end_offset
@@ -126,7 +126,7 @@ class PartFolder:
             part.records += len(records)
         ahead = asyncio.ensure_future(self._look_up(self._unknown(records)))
         ahead.add_done_callback(lambda task: task.cancelled() or task.exception())  # heard of where the slice is folded
-        return Slice(self, records, ahead)
+        return Piece(self, records, ahead)
 
     async def fold(self, records: Sequence[Record], breathe: Callable[[], Awaitable[None]]) -> None:
         """Fold every record of a slice, in order. Raises Dropped once the partition is not ours."""
@@ -344,7 +344,7 @@ class PartFolder:
 
 
 @dataclass(slots=True)
-class Slice:
+class Piece:
     """Some records of one partition, and the look-up of the runs that they name. The store answers while others are folded."""
 
     folder: PartFolder

@@ -101,22 +101,7 @@ class Checkpointer:
         await insist(self._clock, once, self._waits("broker"), self._keeps(batch))
 
     async def _journal(self, batch: Batch, _phase: Phase) -> None:
-        now = self._clock.now_ms()
-        encoded = [
-            rows.row(
-                {
-                    "topic": part.topic,
-                    "partition": part.partition,
-                    "first": entry.first,
-                    "last": entry.last,
-                    "worker": self.worker,
-                    "first_appended_at": entry.first_append_ms / rows.MS,
-                    "last_appended_at": entry.last_append_ms / rows.MS,
-                    "written_at": now / rows.MS,
-                },
-            )
-            for part, entry in batch.parts.items()
-        ]
+        encoded = journal_rows(batch, self.worker, self._clock.now_ms())
         await self._insert(batch, "batches", encoded)
 
     async def _commit(self, batch: Batch, _phase: Phase) -> None:
@@ -135,6 +120,25 @@ class Checkpointer:
         "journal": _journal,
         "commit": _commit,
     }
+
+
+def journal_rows(batch: Batch, worker: str, now_ms: int) -> list[bytes]:
+    """The rows of `batches` that vouch for a batch."""
+    return [
+        rows.row(
+            {
+                "topic": part.topic,
+                "partition": part.partition,
+                "first": entry.first,
+                "last": entry.last,
+                "worker": worker,
+                "first_appended_at": entry.first_append_ms / rows.MS,
+                "last_appended_at": entry.last_append_ms / rows.MS,
+                "written_at": now_ms / rows.MS,
+            },
+        )
+        for part, entry in batch.parts.items()
+    ]
 
 
 async def together(work: Any) -> None:

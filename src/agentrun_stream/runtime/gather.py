@@ -11,7 +11,7 @@ from agentrun_stream.errors import LostOffsetError, RefusedShareError, Unavailab
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Clock, Part, Record, RunKey, Source, Store
 from agentrun_stream.runtime.assigned import Assigned, Dropped
-from agentrun_stream.runtime.batch import Batch, Loader, PartFolder, Slice
+from agentrun_stream.runtime.batch import Batch, Loader, PartFolder, Piece
 from agentrun_stream.runtime.membership import Membership
 from agentrun_stream.runtime.report import Report
 from agentrun_stream.runtime.retry import Abandoned, insist
@@ -42,7 +42,7 @@ class Gatherer:
         """
         batch = Batch(number, self._clock.now_ms())
         folders: dict[Part, PartFolder] = {}
-        slices: deque[Slice] = deque()  # taken, not folded yet
+        slices: deque[Piece] = deque()  # taken, not folded yet
         left = most
         try:
             while left > 0:
@@ -73,7 +73,7 @@ class Gatherer:
             folder.finish()
         return batch if batch.parts else None
 
-    async def _fold(self, slices: deque[Slice], count: int) -> None:
+    async def _fold(self, slices: deque[Piece], count: int) -> None:
         for _ in range(count):
             await slices[0].fold(self._breathe)
             slices.popleft()
@@ -93,7 +93,7 @@ class Gatherer:
 
     def _take(
         self, batch: Batch, folders: dict[Part, PartFolder], polled: Mapping[Part, Sequence[Record]]
-    ) -> list[Slice]:
+    ) -> list[Piece]:
         """What was polled of our partitions; each slice covers its partition up to an offset, control records included."""
         taken = []
         for part, assigned in self._members.parts.items():

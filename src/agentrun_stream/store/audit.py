@@ -1,9 +1,11 @@
-"""What the audit reads: whole tables of one partition, and the checks that are one query.
+"""What the audit reads: current rows of one partition, some runs at a time, and the checks that are one query.
 
-Must not live here: comparing with the log (runtime/audit.py).
+Must not live here: comparing with the log (runtime/audit/).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Final
 
 import orjson
@@ -11,6 +13,7 @@ from clickhouse_connect.driver.client import Client
 
 from agentrun_stream.ports import Part
 from agentrun_stream.store.client import fetch
+from agentrun_stream.store.rows import OBJECT_COLUMNS
 from agentrun_stream.store.sql import LOOKUP_SETTINGS, literal
 
 _ROWS: Final = LOOKUP_SETTINGS | {
@@ -19,81 +22,151 @@ _ROWS: Final = LOOKUP_SETTINGS | {
     "output_format_decimal_trailing_zeros": 1,
     "output_format_json_quote_64bit_integers": 0,
 }
-_SUM_COLUMNS: Final = (
-    "workspace, run_id, kind, object_id, type, tool_name, mcp_server, input_preview, output_preview, success, error, "
-    "started_at, ended_at, duration_ms, tokens_used, metadata, extra, doc, _source, _event_time, _topic, _partition, "
-    "_offset, _version, _first_appended_at, _appended_at"
-)
+_SUM_COLUMNS: Final = ", ".join(name for name in OBJECT_COLUMNS if name != "_ingested_at")
+_HOLDS: Final = f"_sum = cityHash64(tuple({_SUM_COLUMNS})) AS holds"
 _OBJECTS: Final = """
-SELECT workspace, run_id, kind, object_id, _version, _sum = cityHash64(tuple({columns}))
-FROM run_objects FINAL WHERE _topic = {topic} AND _partition = {partition}
+SELECT {columns}, {holds} FROM run_objects FINAL
+WHERE _topic = {topic} AND _partition = {partition} AND {some} ORDER BY workspace, run_id, kind, object_id
 """
+_FEW: Final = "workspace, run_id, kind, object_id, _version, _first_appended_at"
 _TABLES: Final = {
-    "runs": "SELECT * REPLACE (toString(_version) AS _version) FROM runs FINAL WHERE topic = {topic} AND partition = {partition}",
+    "runs": """
+        SELECT * REPLACE (toString(_version) AS _version) FROM runs FINAL
+        WHERE topic = {topic} AND partition = {partition} AND {some}
+    """,
     "settlements": """
         SELECT * REPLACE (toString(_version) AS _version, toUnixTimestamp(minute) AS minute) FROM settlements FINAL
-        WHERE (workspace, run_id) IN (SELECT workspace, run_id FROM runs WHERE topic = {topic} AND partition = {partition})
+        WHERE (workspace, run_id) IN
+        (
+            SELECT workspace, run_id FROM runs WHERE topic = {topic} AND partition = {partition}
+            UNION DISTINCT
+            SELECT workspace, run_id FROM run_objects WHERE _topic = {topic} AND _partition = {partition} AND kind = 'run'
+        ) AND {some}
     """,
-    "accruals": "SELECT * FROM accruals FINAL WHERE topic = {topic} AND partition = {partition}",
+    "accruals": """
+        SELECT * REPLACE (toUnixTimestamp(minute) AS minute) FROM accruals FINAL
+        WHERE topic = {topic} AND partition = {partition} AND {some}
+    """,
     "refused": "SELECT * FROM refused FINAL WHERE topic = {topic} AND partition = {partition}",
     "batches": """
         SELECT first, last FROM batches FINAL WHERE topic = {topic} AND partition = {partition} ORDER BY first, last
     """,
 }
-# A window as it is shown, less the same summed straight from its rows, must be nothing; and the other way round.
-_MEASURES: Final = (
-    "sum(tokens_in), sum(tokens_out), sum(tokens_read), sum(tokens_write), sum(tokens_total), "
-    "sum(cost), sum(n), sum(unknown)"
+_DIMENSIONS: Final = ("agent_id", "model", "provider", "runtime", "trigger")
+_AMOUNTS: Final = (
+    *("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "total_tokens", "cost_reported"),
 )
-_WINDOWS: Final = f"""
-SELECT ledger, toUnixTimestamp(minute), workspace, agent, {_MEASURES}
-FROM
-(
-    SELECT toString(ledger) AS ledger, minute, workspace, agent_id AS agent, toInt128(input_tokens) AS tokens_in,
-        toInt128(output_tokens) AS tokens_out, toInt128(cache_read_tokens) AS tokens_read,
-        toInt128(cache_write_tokens) AS tokens_write, toInt128(total_tokens) AS tokens_total, cost_reported AS cost,
-        toInt64(runs) AS n, toInt64(unpriced) AS unknown
-    FROM cost_by_minute
-    UNION ALL
-    SELECT 'accrued', minute, workspace, ifNull(agent_id, ''), -toInt128(input_tokens), -toInt128(output_tokens),
-        -toInt128(cache_read_tokens), -toInt128(cache_write_tokens), -toInt128(total_tokens), -cost_reported, 0, 0
-    FROM accruals FINAL
-    UNION ALL
-    SELECT 'settled', minute, workspace, ifNull(agent_id, ''), -toInt128(input_tokens), -toInt128(output_tokens),
-        -toInt128(cache_read_tokens), -toInt128(cache_write_tokens), -toInt128(total_tokens), -cost_reported,
-        -toInt64(runs), -toInt64(unpriced)
-    FROM settlements FINAL
+_COUNTS: Final = (
+    "runs",
+    "unpriced",
+    "timeouts",
+    "steps",
+    "tool_calls",
+    "failed_tool_calls",
+    "corrections",
+    "duration_ms",
 )
-GROUP BY ledger, minute, workspace, agent
-HAVING ifNull(sum(tokens_in), 0) != 0 OR ifNull(sum(tokens_out), 0) != 0 OR ifNull(sum(tokens_read), 0) != 0
-    OR ifNull(sum(tokens_write), 0) != 0 OR ifNull(sum(tokens_total), 0) != 0 OR ifNull(sum(cost), 0) != 0
-    OR sum(n) != 0 OR sum(unknown) != 0
+_STRAYS: Final = """
+SELECT '{table}', {prefix}topic AS topic, {prefix}partition AS partition, count() FROM {table} FINAL
+WHERE topic IN ({topics}) AND (topic, partition) NOT IN ({parts}) GROUP BY topic, partition
 """
+RUNS_ASKED_MAX: Final = 50_000
+_OFFSET: Final = {"accruals": "offset", "runs": "revision", "settlements": "revision"}
+_WITH_PLACE: Final = {"run_objects": "_", "runs": "", "accruals": "", "refused": "", "batches": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The runs that are looked at together: those whose id has this CRC-32 modulo `count`.
+
+    With `runs` only these of them, and whatever stands at an offset from `since` on.
+    """
+
+    number: int = 0
+    count: int = 1
+    runs: frozenset[str] | None = None
+    since: int = 0
+
+    def sql(self, offset: str) -> str:
+        """The condition on a table; `offset` is its column of offsets."""
+        rules = [f"CRC32(run_id) % {self.count} = {self.number}"] if self.count > 1 else []
+        if self.runs is not None and len(self.runs) <= RUNS_ASKED_MAX:
+            named = ", ".join(map(literal, sorted(self.runs))) or "''"
+            rules.append(f"(run_id IN ({named}) OR {offset} >= {self.since})")
+        return " AND ".join(rules) or "1"
 
 
 class AuditStore:
-    """The store as the audit reads it."""
+    """`runtime.audit.AuditReader`."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def objects(self, part: Part) -> Iterator[list[Any]]:
-        """(workspace, run_id, kind, object_id, version, checksum holds) of every current object of a partition."""
-        yield from self._lists(_OBJECTS, part)
+    def objects(self, part: Part, some: Slice, *, deep: bool) -> Iterator[dict[str, Any]]:
+        """See `AuditReader.objects`."""
+        columns = _SUM_COLUMNS if deep else _FEW
+        sql = _OBJECTS.format(columns=columns, holds=_HOLDS, **_place(part, some, "_offset"))
+        yield from self._dicts(sql)
 
-    def rows(self, table: str, part: Part) -> Iterator[dict[str, Any]]:
-        """The current rows of a table that belong to a partition. Times as seconds, money as text."""
-        for line in fetch(self._client, self._sql(_TABLES[table], part), _ROWS, "JSONEachRow").splitlines():
-            yield orjson.loads(line)
+    def rows(self, table: str, part: Part, some: Slice) -> Iterator[dict[str, Any]]:
+        """See `AuditReader.rows`."""
+        yield from self._dicts(_TABLES[table].format(**_place(part, some, _OFFSET.get(table, ""))))
 
-    def windows(self) -> Iterator[list[Any]]:
-        """The windows that differ from the sums of their rows: ledger, minute, workspace, agent, then the differences."""
-        for line in fetch(self._client, _WINDOWS, _ROWS).splitlines():
-            yield orjson.loads(line)
+    def windows(self) -> Iterator[dict[str, Any]]:
+        """See `AuditReader.windows`."""
+        yield from self._dicts(windows_sql())
 
-    def _lists(self, sql: str, part: Part) -> Iterator[list[Any]]:
-        for line in fetch(self._client, self._sql(sql, part), _ROWS).splitlines():
-            yield orjson.loads(line)
+    def strays(self, parts: Sequence[Part]) -> Iterator[list[Any]]:
+        """See `AuditReader.strays`."""
+        if not parts:
+            return
+        topics = ", ".join(literal(name) for name in sorted({part.topic for part in parts}))
+        places = ", ".join(f"({literal(part.topic)}, {part.partition})" for part in parts)
+        for table, prefix in _WITH_PLACE.items():
+            sql = _STRAYS.format(table=table, prefix=prefix, topics=topics, parts=places)
+            yield from map(orjson.loads, fetch(self._client, sql, _ROWS).splitlines())
 
-    def _sql(self, sql: str, part: Part) -> str:
-        return sql.format(topic=literal(part.topic), partition=part.partition, columns=_SUM_COLUMNS)
+    def _dicts(self, sql: str) -> Iterator[dict[str, Any]]:
+        # Whole or an error: half an answer would read as missing rows.
+        yield from map(orjson.loads, BytesIO(fetch(self._client, sql, _ROWS, "JSONEachRow")))
+
+
+def windows_sql() -> str:
+    """A window as it is shown, less the same summed straight from its rows, must be nothing; and the other way round."""
+    names = (*_AMOUNTS, *_COUNTS)
+    shown = ", ".join(f"ifNull({_number(name)}, 0) AS {name}" for name in names)
+    dimensions = ", ".join(f"toString({name}) AS {name}" for name in (*_DIMENSIONS, "status", "outcome", "basis"))
+    facts = ", ".join(f"toString(ifNull({name}, '')) AS {name}" for name in _DIMENSIONS)
+    amounts = ", ".join(f"-ifNull({_number(name)}, 0)" for name in _AMOUNTS)
+    zeros = ", ".join("toInt128(0)" for _ in _COUNTS)
+    counts = {"timeouts": "if(closed_by = 'lease', toInt128(runs), 0)"}
+    settled = ", ".join(f"-ifNull({counts.get(name, _number(name))}, 0)" for name in _COUNTS)
+    sums = ", ".join(f"sum({name}) AS {name}_by" for name in names)
+    off = " OR ".join(f"{name}_by != 0" for name in names)
+    renamed = ", ".join(f"{name}_by AS {name}" for name in names)
+    keys = f"ledger, minute, workspace, {', '.join(_DIMENSIONS)}, status, outcome, basis"
+    return f"""
+    SELECT ledger, toUnixTimestamp(minute) AS minute, workspace, {", ".join(_DIMENSIONS)}, status, outcome, basis, {renamed}
+    FROM
+    (
+        SELECT {keys}, {sums} FROM
+        (
+            SELECT toString(ledger) AS ledger, minute, toString(workspace) AS workspace, {dimensions}, {shown}
+            FROM cost_by_minute
+            UNION ALL
+            SELECT 'accrued', minute, workspace, {facts}, '', '', toString(basis), {amounts}, {zeros} FROM accruals FINAL
+            UNION ALL
+            SELECT 'settled', minute, workspace, {facts}, ifNull(status, ''), ifNull(outcome, ''), '', {amounts}, {settled}
+            FROM settlements FINAL WHERE settlements.runs > 0
+        )
+        GROUP BY {keys} HAVING {off}
+    )
+    """
+
+
+def _number(name: str) -> str:
+    return name if name == "cost_reported" else f"toInt128({name})"
+
+
+def _place(part: Part, some: Slice, offset: str) -> dict[str, Any]:
+    return {"topic": literal(part.topic), "partition": part.partition, "some": some.sql(offset)}

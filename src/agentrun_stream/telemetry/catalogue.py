@@ -154,6 +154,8 @@ CATALOGUE: Final = (
     Metric(
         "audit_residual", "gauge", "rows", "Rows that differ in the last audit, by check.", (Label("check", CHECKS),)
     ),
+    Metric("audit_records", "gauge", "records", "Records that the last audit folded again."),
+    Metric("audit_duration_seconds", "gauge", "seconds", "How long the last audit took."),
     Metric("audit_timestamp_seconds", "gauge", "seconds", "When the last audit ended, as Unix time."),
     Metric("build_info", "gauge", "info", "Always 1; the label says which build runs.", (Label("version"),)),
 )

@@ -155,6 +155,8 @@ class Metrics:
     window_refresh_seconds: HistogramSeries
     window_age_seconds: GaugeSeries
     audit_residual: GaugeSeries
+    audit_records: GaugeSeries
+    audit_duration_seconds: GaugeSeries
     audit_timestamp_seconds: GaugeSeries
     build_info: GaugeSeries
 

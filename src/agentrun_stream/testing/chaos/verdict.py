@@ -14,9 +14,10 @@ from agentrun_stream import topics
 from agentrun_stream.broker.kafka import KafkaAddress
 from agentrun_stream.broker.scan import read_topic
 from agentrun_stream.config import Settings
+from agentrun_stream.proof import run_audit
 from agentrun_stream.store.client import connect
 from agentrun_stream.store.queries import Connection, ask
-from agentrun_stream.wiring import kafka_address, run_audit, store_address
+from agentrun_stream.wiring import kafka_address, store_address
 
 _COUNTS: Final = ("steps", "tool_calls", "failed_tool_calls", "failed_steps", "evals", "evals_passed", "steps_refused")
 _MEMBERS: Final = ("status", "closed_by", "revision", "projection", "agent_id", "model", "outcome")

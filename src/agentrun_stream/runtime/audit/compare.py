@@ -1,0 +1,187 @@
+"""One slice of a partition: what the store holds beside what the log says. Rows beyond the commit are let be.
+
+Must not live here: reading the log (refold.py), topics (outside.py).
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any, Final
+
+from agentrun_stream import limits
+from agentrun_stream.model.run import offset_of, position, row_version
+from agentrun_stream.pipeline import project, run_record
+from agentrun_stream.ports import RunKey
+from agentrun_stream.processors.project import Projection
+from agentrun_stream.runtime.audit.findings import Findings, Where
+from agentrun_stream.runtime.audit.outside import Expected, digest_of
+from agentrun_stream.runtime.audit.refold import ObjectKey, Reach, Refold
+from agentrun_stream.store.rows import ACCRUAL_COLUMNS
+
+# A counter of the owner's, and when: no functions of the log.
+_RUN_OPINIONS: Final = frozenset({"projected_at", "projection", "_version"})
+_AMOUNTS: Final = ACCRUAL_COLUMNS[13:19]
+Row = Mapping[str, Any]
+
+
+class Comparison:
+    """Compares one refolded slice. Every row of the store is either beyond the commit, or exactly as folded."""
+
+    def __init__(self, reach: Reach, refold: Refold, epoch: int, findings: Findings) -> None:
+        self._reach = reach
+        self._refold = refold
+        self._limit = row_version(position(epoch, reach.committed))
+        self._findings = findings
+        # Runs that began before the log: what is left of it can't say what they are.
+        self.older: set[RunKey] = set()
+        self.published: dict[RunKey, Expected] = {}
+
+    def _where(self, offset: int | None, run: RunKey | None, thing: str = "") -> Where:
+        return Where(self._reach.part, offset, run, thing)
+
+    def _ours(self, run: RunKey, offset: int) -> bool:
+        """Whether a stored row is judged: not one of a run from before the log, nor of one that `since` leaves out."""
+        if run in self.older:
+            return False
+        return not self._reach.news_only or run in self._refold.states or offset >= self._reach.since
+
+    # ---- refused
+
+    def refused(self, stored: Mapping[int, Row]) -> None:
+        """Every record is accepted, or refused for its reason."""
+        reach, expected = self._reach, self._refold.refused
+        for offset in sorted(expected.keys() | stored.keys()):
+            if not max(reach.start, reach.since) <= offset < reach.committed:
+                continue
+            wanted, found = expected.get(offset), stored.get(offset)
+            reason, said = wanted[0] if wanted else "accepted", found["reason"] if found else "no row"
+            if reason != said:
+                self._findings.differ("records", "refused", self._where(offset, None), reason, said)
+
+    # ---- objects
+
+    def objects(self, stored: Iterable[Row], *, deep: bool) -> None:
+        """Every object is there, in its version; its row adds up to its checksum, and with `deep` is as folded."""
+        expected = {key: (version, must) for key, version, must in self._refold.objects()}
+        self._findings.objects += len(expected)
+        for run, group in groupby(stored, key=lambda row: (row["workspace"], row["run_id"])):
+            rows = list(group)
+            if self._from_before(rows):
+                self.older.add(run)
+            for row in rows:
+                self._object(row, expected, deep=deep)
+        for (workspace, run_id, kind, object_id), (version, must) in expected.items():
+            run = (workspace, run_id)
+            if must and run not in self.older:
+                where = self._where(_offset(version), run, f"{kind} {object_id}".strip())
+                self._findings.differ("digests", "run_objects", where, "a row", "no row")
+
+    def _from_before(self, rows: Iterable[Row]) -> bool:
+        if not self._reach.start:
+            return False
+        first_ms = self._refold.first_ms
+        return not first_ms or any(float(row["_first_appended_at"]) * 1000 < first_ms for row in rows)
+
+    def _object(self, row: Row, expected: dict[ObjectKey, tuple[int, bool]], *, deep: bool) -> None:
+        key = (row["workspace"], row["run_id"], row["kind"], row["object_id"])
+        found = int(row["_version"])
+        version, _ = expected.pop(key, (None, False))
+        where = self._where(_offset(found if version is None else version), key[:2], f"{key[2]} {key[3]}".strip())
+        if not row["holds"]:
+            self._findings.differ("digests", "run_objects", where, "a row that adds up to its checksum", "it does not")
+        if found >= self._limit or not self._ours(key[:2], _offset(found)):
+            return  # changed since the commit: the next audit looks at it
+        if version is None:
+            self._findings.differ("digests", "run_objects", where, "no row", "a row")
+        elif found != version:
+            self._findings.differ("digests", "run_objects", where._replace(column="_version"), version, found)
+        elif deep:
+            self._findings.differ_columns("digests", "run_objects", where, (self._refold.columns(key), row))
+
+    # ---- the ledger
+
+    def accruals(self, stored: Iterable[Row]) -> None:
+        """Every difference along the log is booked, once."""
+        reach, missing = self._reach, set(self._refold.accruals)
+        seen: set[tuple[int, str]] = set()
+        for row in stored:
+            run, key = (row["workspace"], row["run_id"]), (row["offset"], row["object_id"])
+            if not reach.start <= key[0] < reach.committed or not self._ours(run, key[0]):
+                continue
+            where = self._where(key[0], run, key[1])
+            if key in seen:
+                self._findings.differ("accruals", "accruals", where, "one row", "a second one")
+            elif key in self._refold.accruals:
+                self._findings.differ_columns("accruals", "accruals", where, (self._refold.accrual(key), row))
+            elif any(row[name] is not None for name in _AMOUNTS):
+                # Without amounts it would be one that was taken back when an event before it was set aside.
+                self._findings.differ("accruals", "accruals", where, "no row", "a row")
+            seen.add(key)
+            missing.discard(key)
+        for key in sorted(missing):
+            row = self._refold.accrual(key)
+            run = (row["workspace"], row["run_id"])
+            if run not in self.older and self._refold.states[run].expired is None:
+                self._findings.differ("accruals", "accruals", self._where(key[0], run, key[1]), "a row", "no row")
+
+    # ---- projections
+
+    def projections(self, runs: Iterable[Row], settlements: Iterable[Row]) -> None:
+        """Every run's row, its settlements and its record are the projection of its objects."""
+        stored: dict[RunKey, Row | None] = {(r["workspace"], r["run_id"]): r for r in runs}
+        settled: dict[RunKey, dict[int, Row]] = {}
+        for found in settlements:
+            settled.setdefault((found["workspace"], found["run_id"]), {})[found["minute"]] = found
+        for key, state in self._refold.states.items():
+            row = stored.pop(key, None)
+            minutes = settled.pop(key, {})
+            projection = project(state, *self._reach.part)
+            if key in self.older or (state.expired is not None and row is None):
+                continue
+            if projection is not None:
+                self._findings.runs += 1
+                self._run(key, projection, row)
+                self._settlements(key, projection, minutes)
+                if projection.settlements and state.expired is None:
+                    counted = projection.row | {"projection": int(row["projection"]) if row is not None else 0}
+                    order = (counted["revision"], counted["projection"])
+                    self.published[key] = Expected(self._reach, order, digest_of(run_record(state, counted)))
+            else:
+                self._nothing(key, row, minutes)
+        for key in stored.keys() | settled.keys():
+            if self._ours(key, -1):
+                self._nothing(key, stored.get(key), settled.get(key, {}))
+
+    def _run(self, key: RunKey, projection: Projection, row: Row | None) -> None:
+        where = self._where(projection.row["revision"], key)
+        if row is None:
+            self._findings.differ("projections", "runs", where, "a row", "no row")
+        elif int(row["revision"]) < self._reach.committed:
+            wanted = {name: value for name, value in projection.row.items() if name not in _RUN_OPINIONS}
+            self._findings.differ_columns("projections", "runs", where, (wanted, row))
+
+    def _settlements(self, key: RunKey, projection: Projection, minutes: dict[int, Row]) -> None:
+        for wanted in projection.settlements:
+            found = minutes.pop(wanted["minute"], None)
+            where = self._where(wanted["revision"], key, f"minute {wanted['minute']}")
+            if found is None:
+                self._findings.differ("settlements", "settlements", where, "a row", "no row")
+            elif int(found["revision"]) < self._reach.committed:
+                facts = {name: value for name, value in wanted.items() if name != "_version"}
+                self._findings.differ_columns("settlements", "settlements", where, (facts, found))
+        self._nothing(key, None, minutes)
+
+    def _nothing(self, key: RunKey, row: Row | None, minutes: Mapping[int, Row]) -> None:
+        """What is left over must be newer than the commit, or from before the log."""
+        if row is not None and self._old(row):
+            self._findings.differ("projections", "runs", self._where(row["revision"], key), "no row", "a row")
+        for minute, found in minutes.items():
+            if self._old(found):
+                where = self._where(found["revision"], key, f"minute {minute}")
+                self._findings.differ("settlements", "settlements", where, "no row", "a row")
+
+    def _old(self, row: Row) -> bool:
+        return self._reach.start <= int(row["revision"]) < self._reach.committed
+
+
+def _offset(version: int) -> int:
+    return offset_of(version >> limits.MAINTENANCE_BITS)

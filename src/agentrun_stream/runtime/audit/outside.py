@@ -1,0 +1,104 @@
+"""What the pipeline published: the last record of every run on the compacted topic, and a dead letter for each refusal.
+
+Must not live here: the tables (compare.py).
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentrun_stream.codec import json_codec
+from agentrun_stream.ports import Part, Record, RunKey
+from agentrun_stream.processors.publish import run_key
+from agentrun_stream.runtime.audit.findings import Findings, Where
+from agentrun_stream.runtime.audit.refold import Reach
+
+PREFIX: Final = "agentrun.dlq."
+Log = AsyncIterator[Sequence[Record]]
+Letter = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The record that must be a run's last one: its order pair, and the digest of its value."""
+
+    reach: Reach
+    order: tuple[int, int]
+    digest: bytes
+
+
+def digest_of(value: bytes | None) -> bytes:
+    """The digest of a published value, whatever the order of its members."""
+    try:
+        text = json_codec.canonical(json_codec.parse(value or b"")[0]).encode()
+    except ValueError:
+        text = value or b""
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+class Outside:
+    """Gathers what the partitions expect on the two topics, then reads each of them once."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+        self._expected: dict[bytes, tuple[RunKey, Expected]] = {}
+        self._refused: dict[Letter, int] = {}
+
+    def expect(self, runs: Mapping[RunKey, Expected], refused: Mapping[Letter, int]) -> None:
+        """Expect a record of each of these runs, and a dead letter of each of these refusals (append time in ms)."""
+        self._expected.update({run_key(*key): (key, expected) for key, expected in runs.items()})
+        self._refused.update(refused)
+
+    async def published(self, topic: str, records: Log, *, deep: bool) -> None:
+        """Compare the last record of every run, as compaction and a new reader will find it."""
+        last: dict[bytes, tuple[tuple[int, int], bytes]] = {}
+        async for some in records:
+            for record in some:
+                if record.key in self._expected:
+                    last[record.key] = _order(record), digest_of(record.value) if deep else b""
+        for name, (key, expected) in self._expected.items():
+            where = Where(expected.reach.part, expected.order[0], key)
+            found = last.get(name)
+            if found is None:
+                self._findings.differ("published", topic, where, _words(expected.order), "no record")
+            elif found[0][0] >= expected.reach.committed:
+                continue  # announced since
+            elif found[0] != expected.order:
+                self._findings.differ("published", topic, where, _words(expected.order), _words(found[0]))
+            elif deep and found[1] != expected.digest:
+                self._findings.differ("published", topic, where._replace(column="value"), "the projection", "another")
+
+    async def dead_letters(self, topic: str, records: Log, group: str) -> None:
+        """Check that every refused record has its dead letter, as far back as there are any."""
+        missing, first_ms, oldest = dict(self._refused), 0, 0
+        async for some in records:
+            for record in some:
+                if not first_ms or record.timestamp < first_ms:
+                    first_ms, oldest = record.timestamp, record.offset
+                said = {k.removeprefix(PREFIX): v for k, v in record.headers if k.startswith(PREFIX)}
+                if said.get("group", b"").decode("utf-8", "replace") == group and (about := _about(said)):
+                    missing.pop(about, None)
+        for (name, partition, offset), append_ms in sorted(missing.items()):
+            if oldest and append_ms < first_ms:
+                self._findings.note("dead letters older than that topic's retention can't be checked")
+                continue
+            where = Where(Part(name, partition), offset)
+            self._findings.differ("records", topic, where, "a dead letter", "none")
+
+
+def _about(said: Mapping[str, bytes]) -> Letter | None:
+    partition, offset = said.get("partition", b""), said.get("offset", b"")
+    if not partition.isdigit() or not offset.isdigit():
+        return None
+    return said.get("topic", b"").decode("utf-8", "replace"), int(partition), int(offset)
+
+
+def _order(record: Record) -> tuple[int, int]:
+    said = dict(record.headers)
+    pair = said.get("revision", b""), said.get("projection", b"")
+    return (int(pair[0]), int(pair[1])) if pair[0].isdigit() and pair[1].isdigit() else (-1, -1)
+
+
+def _words(order: tuple[int, int]) -> str:
+    return f"revision {order[0]}, projection {order[1]}"

@@ -1,0 +1,42 @@
+"""What the audit asks of the store and of the log. Must not live here: implementations."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, Protocol
+
+from agentrun_stream.ports import Part, Record
+from agentrun_stream.store.audit import Slice
+
+
+class AuditReader(Protocol):
+    """The store as the audit reads it: current rows, as dicts, times as seconds, money as text."""
+
+    def objects(self, part: Part, some: Slice, *, deep: bool) -> Iterable[dict[str, Any]]:
+        """The objects of a partition's runs: key, version, first append time, whether the checksum holds.
+
+        With `deep` every column.
+        """
+        ...
+
+    def rows(self, table: str, part: Part, some: Slice) -> Iterable[dict[str, Any]]:
+        """The rows of a table that belong to a partition's runs; for `batches` all of the partition."""
+        ...
+
+    def windows(self) -> Iterable[dict[str, Any]]:
+        """The windows that differ from the sums of their rows: ledger, minute, dimensions, and how much."""
+        ...
+
+    def strays(self, parts: Sequence[Part]) -> Iterable[Sequence[Any]]:
+        """(table, topic, partition, rows) of rows under partitions of these topics that do not exist."""
+        ...
+
+
+class AuditLog(Protocol):
+    """The log as the audit reads it."""
+
+    def records(self, part: Part, start: int, end: int) -> AsyncIterator[Sequence[Record]]:
+        """The committed records of a partition."""
+        ...
+
+    def topic(self, name: str) -> AsyncIterator[Sequence[Record]]:
+        """The committed records of a whole topic, in order per partition."""
+        ...
