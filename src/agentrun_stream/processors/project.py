@@ -69,7 +69,7 @@ def project(state: RunState, topic: str, partition: int) -> Projection | None:
         "run_id": state.run_id,
         "status": snap.status,
         **_members(snap),
-        **_verdict(judge(snap.doc, run_hash(snap.doc), closed=state.closed)),
+        **_verdict(_judged(snap.doc, closed=state.closed)),
         **(_closed_facts(state, snap) if state.closed else _open_facts(state, snap)),
         "steps_refused": snap.steps_refused,
         "closed_by": snap.closed_by,
@@ -119,6 +119,11 @@ def _members(snap: Snapshot) -> dict[str, Any]:
 
 def _open_map(value: Any) -> str | None:
     return None if value is None else json_codec.canonical(value)
+
+
+def _judged(doc: dict[str, Any], *, closed: bool) -> Verdict:
+    stated = (doc.get("provenance") or {}).get("run_hash")
+    return judge(doc, "" if stated is None else run_hash(doc), closed=closed)
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

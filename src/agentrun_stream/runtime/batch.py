@@ -92,7 +92,7 @@ class Batch:
 
 
 class PartFolder:
-    """Folds the records of one partition into a batch, slice by slice, in the order in which they are taken."""
+    """Folds the records of one partition into a batch, piece by piece, in the order in which they are taken."""
 
     def __init__(self, batch: Batch, assigned: Assigned, load: Loader) -> None:
         self._batch = batch
@@ -112,7 +112,7 @@ class PartFolder:
 
     @property
     def reached(self) -> int:
-        """The offset up to which slices were taken."""
+        """The offset up to which pieces were taken."""
         return self._part.last
 
     def take(self, records: Sequence[Record], end_offset: int) -> "Piece":
@@ -125,11 +125,11 @@ class PartFolder:
             part.last_append_ms, part.last_offset = records[-1].timestamp, records[-1].offset
             part.records += len(records)
         ahead = asyncio.ensure_future(self._look_up(self._unknown(records)))
-        ahead.add_done_callback(lambda task: task.cancelled() or task.exception())  # heard of where the slice is folded
+        ahead.add_done_callback(lambda task: task.cancelled() or task.exception())  # heard of where the piece is folded
         return Piece(self, records, ahead)
 
     async def fold(self, records: Sequence[Record], breathe: Callable[[], Awaitable[None]]) -> None:
-        """Fold every record of a slice, in order. Raises Dropped once the partition is not ours."""
+        """Fold every record of a piece, in order. Raises Dropped once the partition is not ours."""
         part, at, end = self._part, 0, len(records)
         while at < end:
             if self.assigned.lost:

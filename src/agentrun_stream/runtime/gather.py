@@ -1,4 +1,4 @@
-"""From polls to one batch: slices are polled, looked up and folded while the checkpoint before is written.
+"""From polls to one batch: pieces are polled, looked up and folded while the checkpoint before is written.
 
 Must not live here: what a record means (batch.py), writes (checkpoint.py).
 """
@@ -17,7 +17,7 @@ from agentrun_stream.runtime.report import Report
 from agentrun_stream.runtime.retry import Abandoned, insist
 
 # Polled, looked up and folded at a time: enough that look-ups are few, little enough that records die young.
-SLICE_RECORDS: Final = 4_096
+PIECE_RECORDS: Final = 4_096
 POLL_AGAIN_S: Final = 1.0
 _PAUSES_A_WAIT: Final = 4
 
@@ -42,15 +42,15 @@ class Gatherer:
         """
         batch = Batch(number, self._clock.now_ms())
         folders: dict[Part, PartFolder] = {}
-        slices: deque[Piece] = deque()  # taken, not folded yet
+        pieces: deque[Piece] = deque()  # taken, not folded yet
         left = most
         try:
             while left > 0:
-                room = min(SLICE_RECORDS, left)
+                room = min(PIECE_RECORDS, left)
                 polled = await self._poll(room)
-                before = len(slices)
-                slices += self._take(batch, folders, polled)
-                await self._fold(slices, before)  # those before: the store answers for these meanwhile
+                before = len(pieces)
+                pieces += self._take(batch, folders, polled)
+                await self._fold(pieces, before)  # those before: the store answers for these meanwhile
                 came = sum(map(len, polled.values()))
                 left -= came
                 self.trickle = came <= room // 2
@@ -58,25 +58,25 @@ class Gatherer:
                     if not busy():
                         break
                     await self._clock.sleep(self._wait_ms / 1000 / _PAUSES_A_WAIT)
-            await self._fold(slices, len(slices))
+            await self._fold(pieces, len(pieces))
         except (Dropped, Abandoned):
             self._members.reset()  # the rows of the others are in the same batch: all of it is folded again
             return None
         except RefusedShareError as error:
             self._members.reset()
-            self._members.stop(slices[0].folder.assigned.part, error)
+            self._members.stop(pieces[0].folder.assigned.part, error)
             return None
         finally:
-            for piece in slices:
+            for piece in pieces:
                 piece.ahead.cancel()
         for folder in folders.values():
             folder.finish()
         return batch if batch.parts else None
 
-    async def _fold(self, slices: deque[Piece], count: int) -> None:
+    async def _fold(self, pieces: deque[Piece], count: int) -> None:
         for _ in range(count):
-            await slices[0].fold(self._breathe)
-            slices.popleft()
+            await pieces[0].fold(self._breathe)
+            pieces.popleft()
 
     async def _poll(self, most: int) -> Mapping[Part, Sequence[Record]]:
         try:
