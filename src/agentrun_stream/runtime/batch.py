@@ -126,6 +126,7 @@ class Batch:
     ended: dict[tuple[str, str], int] = field(default_factory=dict)
     misplaced_by: dict[str, int] = field(default_factory=dict)
     ages: list[tuple[int, int, int]] = field(default_factory=list)
+    detected_ms: list[int] = field(default_factory=list)
     hits: int = 0
     looked_up: int = 0
 
@@ -337,6 +338,9 @@ class PartFolder:
     def _finish(self, part: PartBatch) -> None:
         """Once per run that the batch changed: its own object, its evals, its projection, its record."""
         batch, origin, assigned = self._batch, self._origin, self._assigned
+        for key in [k for k in self._touched if self._touched[k].expired is not None]:
+            self._snapshots.discard(key)  # what it was before it expired in this same batch
+            self._evals.pop(key, None)
         for key in self._snapshots:
             batch.put("run_objects", rows.snapshot_row(self._touched[key], origin))
         for key, ids in self._evals.items():
@@ -365,6 +369,8 @@ class PartFolder:
         if projection.closed and not self._was_closed.get(key, False):
             end = (row["status"], row["outcome"] or "none")
             batch.ended[end] = batch.ended.get(end, 0) + 1
+            if row["detected_after_ms"] is not None:
+                batch.detected_ms.append(row["detected_after_ms"])
 
     # ---- what is not folded here
 

@@ -99,6 +99,11 @@ class Worker:
         self._trickle = True
         self._stopping = asyncio.Event()
 
+    @property
+    def source(self) -> Source:
+        """The log, for who asks how far it goes."""
+        return self._world.source
+
     def stop(self) -> None:
         """Finish the batch at hand, leave the group, and let `run` return."""
         self._stopping.set()
