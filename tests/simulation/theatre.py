@@ -152,7 +152,7 @@ class Theatre:
             machine.kill()
         for task in list(self.shared.flying):
             task.cancel()
-        self.shared.store.restore(backup)
+        self.shared.store.restore(backup | {"sweep_progress": {}})  # as the operator is told to
 
     # ---- calm
 

@@ -54,6 +54,10 @@ class MemoryBroker:
         self._groups: dict[str, _Group] = {}
         self._epochs: dict[str, int] = {}
 
+    def now_ms(self) -> int:
+        """The broker's time of day, which append times are made of."""
+        return self._now_ms()
+
     # ---- topics
 
     def create(self, topic: str, partitions: int) -> None:
