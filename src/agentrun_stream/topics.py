@@ -58,7 +58,7 @@ TOPICS: Final = (
         REPLAYS,
         "topic:partition:offset:attempt",
         "receipts of the dead letters that were published again; kept longer than they",
-        1,
+        4,
         {"retention.ms": str(5 * 28 * 86_400_000)},
     ),
 )

@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaConsumer
 
 from agentrun_stream import topics
 from agentrun_stream.supervisor import local_environment
@@ -95,26 +94,9 @@ def test_a_replay_killed_in_the_middle_and_begun_again_sends_each_once(agentrun_
         after.start()
         after.wait()
         assert after.one("SELECT count() AS n, uniqExact(run_id) AS runs FROM steps_latest") == {"n": 80, "runs": 80}
-        receipts = [r.key.decode() for r in asyncio.run(read_receipts(made))]
+        receipts = [r.key.decode() for r in asyncio.run(read_all(made.stack.kafka, topics.REPLAYS))]
         assert sum(key.startswith(made.topic) for key in receipts) == 80
         after.stop()
-
-
-async def read_receipts(made: Lane) -> list[Any]:
-    consumer = AIOKafkaConsumer(
-        topics.REPLAYS,
-        bootstrap_servers=made.stack.kafka,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
-    await consumer.start()
-    try:
-        found: list[Any] = []
-        while polled := await consumer.getmany(timeout_ms=2_000):
-            found += [r for records in polled.values() for r in records]
-        return found
-    finally:
-        await consumer.stop()
 
 
 def test_what_would_undo_something_newer_is_listed_and_left(agentrun_stack: Stack, tmp_path: Path) -> None:
