@@ -64,7 +64,7 @@ CASES = [
         "run-before-its-steps",
         [run_event("run-before-its-steps", cost={"cost_usd": 0.5})],
         [step_event("run-before-its-steps", f"s{n}", metadata=USAGE) for n in range(3)],
-        ONE_MORE,
+        {"steps": 3, "tool_calls": 3, "step_input_tokens": 9, "step_output_tokens": 12},
     ),
     Case("same-batch-twice", batch("same-batch-twice"), batch("same-batch-twice")),
     Case(
@@ -82,9 +82,9 @@ CASES = [
         {
             "status": "failed",
             "outcome": "failed",
-            "ended_at": "2026-01-01T12:05:30Z",
+            "ended_at": "2026-01-01T12:05:30.000000Z",
             "corrections": 1,
-            "cost_reported": "0.750000000000",
+            "cost_reported": "0.75",
             "cost_reported_raw": "0.75",
         },
         minutes={NOON: 0, "2026-01-01T12:05:00Z": 1},
