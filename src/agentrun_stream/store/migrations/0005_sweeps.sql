@@ -1,28 +1,31 @@
 -- What the sweeper reads and remembers: which runs appended when, how far it came, what expired.
 
 -- One row per run and minute in which something of it was appended, so that silent runs are found by reading a few minutes in
--- the order of the key, however many runs there are. Longer than any topic keeps events; a run that nobody looked at in all
--- that time is not closed by a lease any more.
+-- the order of the key, however many runs there are. A run that nobody looked at for so long after it was stored is not closed by
+-- a lease any more.
 CREATE TABLE IF NOT EXISTS run_activity
 (
     topic String,
     partition UInt32,
     minute DateTime('UTC'),
     workspace String,
-    run_id String
+    run_id String,
+    stored_at DateTime('UTC')
 )
 ENGINE = ReplacingMergeTree
-PARTITION BY toYYYYMM(minute)
+PARTITION BY toYYYYMM(stored_at)
 ORDER BY (topic, partition, minute, workspace, run_id)
-TTL minute + INTERVAL 100 DAY
+TTL stored_at + INTERVAL 100 DAY
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, ttl_only_drop_parts = 1;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS run_activity_feed TO run_activity AS
-SELECT DISTINCT _topic AS topic, _partition AS partition, toStartOfMinute(_appended_at) AS minute, workspace, run_id
+SELECT DISTINCT _topic AS topic, _partition AS partition, toStartOfMinute(_appended_at) AS minute, workspace, run_id,
+    toDateTime(_ingested_at, 'UTC') AS stored_at
 FROM run_objects WHERE kind != 'expired';
 
-INSERT INTO run_activity (topic, partition, minute, workspace, run_id)
-SELECT DISTINCT _topic, _partition, toStartOfMinute(_appended_at), workspace, run_id FROM run_objects WHERE kind != 'expired';
+INSERT INTO run_activity (topic, partition, minute, workspace, run_id, stored_at)
+SELECT _topic, _partition, toStartOfMinute(_appended_at) AS minute, workspace, run_id, toDateTime(max(_ingested_at), 'UTC')
+FROM run_objects WHERE kind != 'expired' GROUP BY _topic, _partition, minute, workspace, run_id;
 
 -- How far each walk of a partition's sweeper came: a minute, or for `removed` an offset. A restore must empty this table; an
 -- empty one costs a walk from the beginning and never a wrong answer.
