@@ -338,13 +338,11 @@ class PartFolder:
     def _finish(self, part: PartBatch) -> None:
         """Once per run that the batch changed: its own object, its evals, its projection, its record."""
         batch, origin, assigned = self._batch, self._origin, self._assigned
-        for key in [k for k in self._touched if self._touched[k].expired is not None]:
-            self._snapshots.discard(key)  # what it was before it expired in this same batch
-            self._evals.pop(key, None)
         for key in self._snapshots:
-            batch.put("run_objects", rows.snapshot_row(self._touched[key], origin))
+            if self._touched[key].snap is not None:  # else it expired in this same batch, and has no object besides
+                batch.put("run_objects", rows.snapshot_row(self._touched[key], origin))
         for key, ids in self._evals.items():
-            for eval_id in sorted(ids):
+            for eval_id in sorted(ids & self._touched[key].evals.keys()):
                 batch.put("run_objects", rows.eval_row(self._touched[key], eval_id, origin))
         for key, state in self._touched.items():
             self._announce(key, state, part)

@@ -1,10 +1,6 @@
 """Retention: asks, on the log, about runs that are past their horizon; and removes the objects of those that expired.
 
-What stays of an expired run: its `expired` object (the facts and sums that its rows are made of), its row in `runs` and its
-record on the compacted topic, both without previews, texts, tags and open members; its settlements and its accruals, so that
-no sum of any window ever changes; what was refused. What goes: snapshot, steps, evals, evidence, once the journal covers the
-expiry and nothing that was on its way to the store before it can still arrive (`remove_after_s`).
-Removing is idempotent, and how far it came is noted only afterwards, so it may be killed at any point.
+Sums never change: accruals, settlements and the row in `runs` stay. What else goes and stays: see `Removal`.
 Must not live here: what an expiry does to a run (processors/fold.py), SQL (store/sweeps.py).
 """
 
@@ -84,7 +80,14 @@ class Expiry:
 
 
 class Removal:
-    """Removes what expired on one partition, in the order of the log."""
+    """Removes what expired on one partition, in the order of the log.
+
+    What stays of an expired run: its `expired` object (the facts and sums that its rows are made of), its row in `runs` and
+    its record on the compacted topic, both without previews, texts, tags and open members; its settlements and accruals, so
+    that no sum of any window ever changes; what was refused. What goes: snapshot, steps, evals, evidence, once the journal
+    covers the expiry and nothing that was on its way to the store before it can still arrive (`after_s`).
+    Removing is idempotent, and how far it came is noted only afterwards, so it may be killed at any point.
+    """
 
     def __init__(self, assigned: Assigned, store: Retained, clock: Clock, after_s: float) -> None:
         self._assigned = assigned

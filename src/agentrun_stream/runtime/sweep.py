@@ -1,9 +1,5 @@
 """The sweeper: asks, on the log, about runs that were silent for too long or open for too long. The fold decides.
 
-It walks the minutes in which something was appended, oldest first, once for each of the two reasons, as far as every run of
-a minute may be due, and looks at the runs of these minutes only: a run that went on has a later minute of its own. What was
-asked is looked at again a minute later, as a question may come too early by the broker's clock. The owner of a
-partition walks it from where `sweep_progress` says; asking twice does no harm, so nothing here is locked.
 Must not live here: what a lease does to a run (processors/fold.py), SQL (store/sweeps.py), retention (retention.py).
 """
 
@@ -86,7 +82,13 @@ class Walk:
 
 
 class Leases:
-    """The walks of one partition for one assignment."""
+    """The walks of one partition for one assignment, one for each of the two reasons.
+
+    A walk goes through the minutes in which something was appended, oldest first, as far as every run of a minute may be
+    due, and looks at the runs of these minutes only: a run that went on has a later minute of its own. What was asked is
+    looked at again a minute later, as a question may come too early by the broker's clock. The next owner goes on where
+    `sweep_progress` says; asking twice does no harm, so nothing here is locked.
+    """
 
     def __init__(self, part: Part, rules: LeaseRules, sweeps: Sweeps, publisher: Publisher, clock: Clock) -> None:
         self.hear: Callable[[int], None] = lambda _asked: None
