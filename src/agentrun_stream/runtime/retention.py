@@ -15,7 +15,7 @@ from agentrun_stream.runtime.sweep import Sweeps
 from agentrun_stream.store.sweeps import Expired, Horizons
 
 REMOVED: Final = "removed"
-REMOVE_RUNS_MAX: Final = 500  # by one mutation
+REMOVE_RUNS_MAX: Final = 2_000  # by one statement
 WALK_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
 
