@@ -113,6 +113,7 @@ def test_a_topic_too_small_stops_the_partition_until_it_is_not(own: Stack, tmp_p
         assert len(made.letter_of(large).value or b"") == 300_000
 
 
+@pytest.mark.slow
 def test_too_many_refused_records_stop_until_an_operator_resumes(own: Stack, tmp_path: Path) -> None:
     """Nothing of them is in the dead letters before; `work --resume` lets what is on the log pass, and only that."""
     after, later = run_on(3, "after-share"), run_on(3, "later-share")
@@ -160,6 +161,7 @@ class resumed:  # noqa: N801 - reads as what it does
         self._log.close()
 
 
+@pytest.mark.slow
 def test_a_broker_that_makes_topics_is_not_made_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the broker would make a topic that a client names, a missing one still is missing, and nobody makes it."""
     monkeypatch.setitem(embedded._CONFIG, "auto.create.topics.enable", "true")

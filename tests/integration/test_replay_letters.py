@@ -64,6 +64,7 @@ def start_replay(made: Lane, log: Path, *words: str) -> "subprocess.Popen[bytes]
     return subprocess.Popen(command, env={**kept, **mine}, stdout=log.open("wb"), stderr=subprocess.STDOUT)
 
 
+@pytest.mark.slow
 def test_a_replay_killed_in_the_middle_and_begun_again_sends_each_once(agentrun_stack: Stack, tmp_path: Path) -> None:
     """kill -9 three times; no faster than told; a dry run first; the tables as if nothing had ever been refused."""
     steps = {f"killed-{n}": step_event(f"killed-{n}", "s") for n in range(80)}

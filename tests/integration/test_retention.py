@@ -114,6 +114,7 @@ def test_old_runs_are_reduced_to_their_sums(agentrun_stack: Stack, tmp_path: Pat
         made.assert_exact()
 
 
+@pytest.mark.slow
 def test_a_removal_that_is_killed_is_done_again(agentrun_stack: Stack, tmp_path: Path) -> None:
     """kill -9 while runs expire and are removed, three times: in the end all are gone, once each, and nothing is wrong."""
     names = [f"old-{n}" for n in range(300)]
