@@ -4,10 +4,12 @@ AgentrunError                      base: a message, and the next step for the pe
 ├── UsageError            exit 2   the caller's words are off; never retried
 ├── ConfigError           exit 3   a setting, a topic or a schema is wrong; an operator mends it
 ├── UnavailableError      exit 4   broker, store or network; retried with back-off
-│   └── StoreError                 the store did not take or give rows (transient)
+│   ├── StoreError                 the store did not take or give rows (transient)
+│   └── TopicError                 a topic is missing or does not take a record, though the broker answers
 ├── StoppedError          exit 5   a partition stopped: going on would lose or count twice
 │   ├── StoreRejectedError         the store refuses a row; `agentrun refuse` decides
 │   ├── LostOffsetError            the log no longer holds what the store still needs
+│   ├── DeadLetterError            the dead letters can't be written: nothing may be dropped
 │   ├── RefusedShareError          too many records are refused: a bad deploy must not drain the topic
 │   └── FencedError                another worker owns the partition now
 └── EmbeddedError         exit 6   the embedded broker or store could not be set up or started
@@ -58,6 +60,10 @@ class StoreError(UnavailableError):
         self.code = code
 
 
+class TopicError(UnavailableError):
+    """A topic is missing, too small for a record, or not writable."""
+
+
 class StoppedError(AgentrunError):
     """A partition stopped, because going on would lose a record or count it twice."""
 
@@ -74,6 +80,10 @@ class StoreRejectedError(StoppedError):
 
 class LostOffsetError(StoppedError):
     """The log starts after an offset that the store still needs."""
+
+
+class DeadLetterError(StoppedError):
+    """Refused records can't be kept in the dead letters."""
 
 
 class RefusedShareError(StoppedError):

@@ -36,6 +36,7 @@ OFFSET_BITS: Final = 48
 MAINTENANCE_BITS: Final = 8
 
 # The worker.
+REPLAY_ATTEMPTS_MAX: Final = 5
 LOOKUP_IDS_MAX: Final = 2_000
 LOOKUP_PARAMETER_BYTES_MAX: Final = 100 * KIB  # ClickHouse takes form fields up to 128 KiB
 MONEY_SCALE_DIGITS: Final = 12

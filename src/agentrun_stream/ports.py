@@ -123,11 +123,14 @@ class Publisher(Protocol):
         ...
 
     async def send(self, topic: str, records: Sequence[Outgoing]) -> None:
-        """Produce, idempotent, acks=all. MUST NOT return before every record is acknowledged; raises UnavailableError."""
+        """Produce, idempotent, acks=all. MUST NOT return before every record is acknowledged, nor make a missing topic.
+
+        Raises TopicError where the topic is missing or does not take a record, else UnavailableError.
+        """
         ...
 
     async def partitions(self, topic: str) -> int:
-        """How many partitions a topic has."""
+        """How many partitions a topic has now. Raises TopicError where there is none."""
         ...
 
     async def release(self, part: Part) -> None:

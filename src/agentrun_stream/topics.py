@@ -8,6 +8,7 @@ from agentrun_stream import limits
 EVENTS: Final = "agentrun.events.v1"
 RUNS: Final = "agentrun.runs.v1"
 DEAD_LETTERS: Final = "agentrun.dlq.v1"
+REPLAYS: Final = "agentrun.replays.v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,13 @@ TOPICS: Final = (
         "refused records, untouched, with the reason in headers",
         4,
         {"max.message.bytes": str(limits.DEAD_LETTER_MESSAGE_BYTES_MAX), "retention.ms": str(4 * 28 * 86_400_000)},
+    ),
+    Topic(
+        REPLAYS,
+        "topic:partition:offset:attempt",
+        "receipts of the dead letters that were published again; kept longer than they",
+        4,
+        {"retention.ms": str(5 * 28 * 86_400_000)},
     ),
 )
 

@@ -84,10 +84,8 @@ def full_run(workspace: str, run_id: str, object_id: str) -> tuple[RunState, lis
     run.snap.settled, run.snap.reopened, run.snap.steps_refused = (60, 120), 2, 1
     judged = {"pass": True, "score": 99.5, "metadata": {"scorer": object_id}}
     run.evals[object_id] = EvalFact(position(1, 10), "s", 0.000001, APPEND_MS, APPEND_MS, judged)
-    run.expired = {"at": APPEND_MS, "steps": 2, "cost_reported": "1E-7"}
-    run.pos = position(1, 11)
-    encoded += [rows.snapshot_row(run, ORIGIN), rows.eval_row(run, object_id, ORIGIN)]
-    return run, [*encoded, rows.expired_row(run, run.pos, ORIGIN)]
+    run.pos = position(1, 10)
+    return run, [*encoded, rows.snapshot_row(run, ORIGIN), rows.eval_row(run, object_id, ORIGIN)]
 
 
 @pytest.mark.parametrize("nasty", NASTY)
@@ -96,6 +94,17 @@ def test_a_run_comes_back_exactly_as_it_was_put_in(store: Store, workspace: str,
     run, encoded = full_run(workspace, nasty, nasty + "/object")
     asyncio.run(store.insert("run_objects", encoded))
     assert load(store, (workspace, nasty)) == {(workspace, nasty): run}
+
+
+@pytest.mark.parametrize("expired_first", [False, True])
+def test_of_an_expired_run_its_sums_are_all_there_is(store: Store, workspace: str, *, expired_first: bool) -> None:
+    """Whether its other objects are removed already, came after it, or are still there."""
+    run, encoded = full_run(workspace, "r", "object")
+    run.expired, run.pos = {"at": APPEND_MS, "steps": 2, "cost_reported": "1E-7"}, position(1, 11)
+    last = [rows.expired_row(run, run.pos, ORIGIN)]
+    for some in (last, encoded) if expired_first else (encoded, last):
+        asyncio.run(store.insert("run_objects", some))
+    assert load(store, (workspace, "r")) == {(workspace, "r"): RunState(workspace, "r", run.pos, expired=run.expired)}
 
 
 def test_unknown_runs_are_left_out(store: Store, workspace: str) -> None:

@@ -1,27 +1,21 @@
 """Refusals that the state of a run or of the store decides: a run too large, one past retention, a row the store won't take."""
 
-import asyncio
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from agentrun_stream import limits
-from agentrun_stream.broker import admin
 from agentrun_stream.testing.events import eval_event, expire_event, patch_event, run_event, step_event
 from agentrun_stream.testing.stack import Stack
-from integration.harness import Lane, Place, Sent, lane, run_on, sent, soon, with_admin
+from integration.harness import Lane, Place, Sent, lane, run_on, soon
+from integration.past import appended_long_ago
 
 pytestmark = pytest.mark.stack
 
 CANARY = "canary-8c2e"
-DAY_MS = 86_400_000
 
 
 def refused_rows(made: Lane) -> list[tuple[int, int, str]]:
@@ -63,29 +57,13 @@ def test_a_run_holds_a_hundred_thousand_steps_and_no_more(agentrun_stack: Stack,
         made.assert_exact()
 
 
-async def set_time_type(made: Lane, kind: str) -> None:
-    async def alter(client: AIOKafkaAdminClient) -> None:
-        config = {"message.timestamp.type": kind, "max.message.bytes": str(limits.EVENTS_MESSAGE_BYTES_MAX)}
-        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, made.topic, config)])
-
-    await with_admin(made.stack.kafka, alter)
-
-
-def appended_long_ago(made: Lane, days: float, events: Iterable[bytes]) -> None:
-    """Events as the broker would have appended them some days ago: append time is its own, so the topic must allow it."""
-    asyncio.run(set_time_type(made, "CreateTime"))
-    stamp = time.time_ns() // 1_000_000 - int(days * DAY_MS)
-    made.produce([sent(event)._replace(timestamp=stamp) for event in events])
-    asyncio.run(admin.apply_topics(made.kafka, admin.TopicOptions(inputs=(made.topic,))))
-
-
 def test_a_run_past_retention_takes_nothing_more(agentrun_stack: Stack, tmp_path: Path) -> None:
     """Expiry is checked against append times: too early, too short a horizon or an open run, and it does nothing."""
     gone, young, short, still_open = (run_on(2, f"retained-{n}") for n in ("gone", "young", "short", "open"))
     usage = {"usage": {"model": "m", "input_tokens": 3, "output_tokens": 4}}
     old = [step_event(gone, "a", metadata=usage), eval_event(gone), run_event(gone, cost={"cost_usd": 0.5})]
     with lane(agentrun_stack, tmp_path, "expiry") as made:
-        appended_long_ago(made, 3, [*old, run_event(short), run_event(still_open, status="running")])
+        appended_long_ago(made, 3 * 86_400, [*old, run_event(short), run_event(still_open, status="running")])
         made.start()
         made.wait()
         made.produce([run_event(young)])

@@ -55,7 +55,7 @@ def differences(store: Rows, *oracles: Oracle, parts: Sequence[Part] = ()) -> li
 
 def of_store(store: Rows) -> Shape:
     return {
-        "objects": {_object_key(row): _object(row) for row in store.rows("run_objects")},
+        "objects": _objects(store.rows("run_objects")),
         "runs": {(row["workspace"], row["run_id"]): _run_row(row) for row in store.rows("runs")},
         "settlements": {
             (row["workspace"], row["run_id"], row["minute"]): _settlement_row(row) for row in store.rows("settlements")
@@ -63,6 +63,13 @@ def of_store(store: Rows) -> Shape:
         "accrued": _accrued(store),
         "refused": {(row["partition"], row["offset"]): row["reason"] for row in store.rows("refused")},
     }
+
+
+def _objects(rows: list[Row]) -> dict[Any, Any]:
+    """Of an expired run the `expired` object alone: the others go at some time."""
+    expired = {(r["workspace"], r["run_id"]) for r in rows if r["kind"] == "expired"}
+    kept = [r for r in rows if r["kind"] == "expired" or (r["workspace"], r["run_id"]) not in expired]
+    return {_object_key(row): _object(row) for row in kept}
 
 
 def _object_key(row: Row) -> tuple[Any, ...]:
@@ -145,6 +152,8 @@ def of_oracle(oracle: Oracle, partition: int = 0) -> Shape:
 
 def _objects_of(run: Run) -> list[tuple[str, Any, Any]]:
     found: list[tuple[str, Any, Any]] = []
+    if run.expired_at is not None:
+        return [("expired", "", run.expired_at)]
     for step_id, step in run.steps.items():
         members = {k: v for k, v in step.data.items() if k != "id"}
         for name in ("started_at", "ended_at"):
@@ -155,8 +164,6 @@ def _objects_of(run: Run) -> list[tuple[str, Any, Any]]:
         found.append(("eval", key, (judged.data, None, _place(judged.told))))
     if run.told is not None:
         found.append(("run", "", (run.members, run.settled, _place(run.told))))
-    if run.expired_at is not None:
-        found.append(("expired", "", run.expired_at))
     return found
 
 
@@ -179,7 +186,7 @@ def _shown(run: Run) -> Json:
         **_counted(run),
         "evals": len(run.evals),
         "evals_passed": sum(e.data["pass"] for e in run.evals.values()),
-        "eval": judged.data if judged else {},
+        "eval": judged.data if judged and run.expired_at is None else {},
         "steps_refused": run.steps_refused,
         "closed_by": run.closed_by,
         "reopened": run.reopened,
@@ -189,7 +196,7 @@ def _shown(run: Run) -> Json:
         "last_event_at": max(t.append_ms for t in told) / 1000,
         "started_at": seconds(get("started_at")),
         "ended_at": seconds(get("ended_at")),
-        "tags": get("tags") or [],
+        "tags": [] if run.expired_at is not None else get("tags") or [],
     }
 
 

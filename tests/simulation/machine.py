@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -18,8 +18,13 @@ from agentrun_stream.broker.memory import MemoryBroker, MemoryPublisher, MemoryS
 from agentrun_stream.errors import StoreError, UnavailableError
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record, RunKey
+from agentrun_stream.runtime.assigned import Assigned
+from agentrun_stream.runtime.retention import Expiry, Removal
+from agentrun_stream.runtime.sweep import Duty, LeaseRules, Leases, Sweeper
 from agentrun_stream.runtime.worker import Worker, WorkerOptions, World
 from agentrun_stream.store.memory import MemoryStore
+from agentrun_stream.store.memory_sweeps import MemorySweeps
+from agentrun_stream.store.sweeps import Age, Expired, Horizons, Touch
 from agentrun_stream.telemetry.metrics import Metrics
 from simulation.virtual import MachineClock
 
@@ -27,6 +32,10 @@ GROUP = "agentrun"
 DELAYS_S = (0.0, 0.0, 0.0, 0.001, 0.05, 0.7)
 METRICS = Metrics(CollectorRegistry())
 QUIET = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(50))
+
+
+REMOVE_AFTER_S = 300.0
+T = TypeVar("T")
 
 
 class KilledError(BaseException):
@@ -97,7 +106,23 @@ class Machine:
         )
         self.worker = Worker(world, options)
         self.running = asyncio.ensure_future(self.worker.run())
+        self.sweeping = asyncio.ensure_future(self._sweeper(clock).run())
         self.heart = asyncio.ensure_future(self._beat())
+
+    def _sweeper(self, clock: MachineClock) -> Sweeper:
+        """Beside the loop, with a network and a publisher of its own, and a clock near the broker's."""
+        shared, chance = self.shared, self.shared.chance
+        near = MachineClock(chance, chance.choice((0, 0, -5_000, 90_000)), self.gate, shared.broker.now_ms)
+        publisher = GatedPublisher(self, MemoryPublisher(shared.broker, f"{GROUP}-questions"))
+        store = GatedSweeps(self)
+        rules = LeaseRules(chance.choice((60, 600)), chance.choice((3_600, 86_400)))
+
+        def duties(assigned: Assigned) -> list[Duty]:
+            leases = Leases(assigned.part, rules, store, publisher, near)
+            expiry = Expiry(assigned.part, Horizons(86_400), store, publisher, near)
+            return [leases, expiry, Removal(assigned, store, clock, REMOVE_AFTER_S)]
+
+        return Sweeper(self.worker.members, self.worker.source, near, duties, chance.choice((0.2, 5.0)))
 
     async def _beat(self) -> None:
         """What the client's coordinator does beside the worker's own loop."""
@@ -213,6 +238,47 @@ class GatedStore:
         await self._machine.pause()
         if self._machine.shared.chance.random() < self._machine.shared.fate.error_before:
             raise StoreError("no answer")
+
+
+class GatedSweeps:
+    """`runtime.retention.Retained` over the machine's network."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._store = MemorySweeps(machine.shared.store)
+
+    async def touched(self, part: Part, after: Touch, before_s: int, most: int) -> Sequence[Touch]:
+        return await self._asked(lambda: self._store.touched(part, after, before_s, most))
+
+    async def open_ages(self, keys: Sequence[RunKey]) -> Mapping[RunKey, Age]:
+        return await self._asked(lambda: self._store.open_ages(keys))
+
+    async def reached(self, part: Part) -> Mapping[str, int]:
+        return await self._asked(lambda: self._store.reached(part))
+
+    async def reach(self, part: Part, walk: str, value: int, now_ms: int) -> None:
+        await self._machine.call(
+            f"reach of {walk}", lambda: self._store.reach(part, walk, value, now_ms), StoreError("no answer")
+        )
+
+    async def past_horizon(
+        self, part: Part, after: RunKey, horizons: Horizons, now_ms: int
+    ) -> tuple[list[RunKey], RunKey | None]:
+        return await self._asked(lambda: self._store.past_horizon(part, after, horizons, now_ms))
+
+    async def expired(self, part: Part, span: tuple[int, int], stored_before_ms: int, most: int) -> Sequence[Expired]:
+        return await self._asked(lambda: self._store.expired(part, span, stored_before_ms, most))
+
+    async def remove(self, runs: Sequence[Expired]) -> None:
+        await self._machine.call("removal", lambda: self._store.remove(runs), StoreError("no answer"))
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
+        await self._machine.pause()
+        if self._machine.shared.chance.random() < self._machine.shared.fate.error_before:
+            raise StoreError("no answer")
+        found = await ask()
+        await self._machine.pause()
+        return found
 
 
 class GatedPublisher:

@@ -156,7 +156,7 @@ class Theatre:
         for task in list(self.shared.flying):
             task.cancel()
         self.shared.note("the backup is put back")
-        self.shared.store.restore(backup)
+        self.shared.store.restore(backup | {"sweep_progress": {}})  # as the operator is told to
 
     # ---- calm
 

@@ -53,12 +53,17 @@ def play(loop: VirtualLoop, scene: Callable[[], Any]) -> Any:
 class MachineClock:
     """`ports.Clock` of one machine; its time of day is off by `skew_ms`."""
 
-    def __init__(self, chance: Random, skew_ms: int, gate: Callable[[], Any]) -> None:
+    def __init__(
+        self, chance: Random, skew_ms: int, gate: Callable[[], Any], told_ms: Callable[[], int] | None = None
+    ) -> None:
+        self._told_ms = told_ms
         self._chance = chance
         self._skew_ms = skew_ms
         self._gate = gate
 
     def now_ms(self) -> int:
+        if self._told_ms is not None:
+            return self._told_ms() + self._skew_ms
         return 1_800_000_000_000 + self._skew_ms + round(self.monotonic_s() * 1000)
 
     def monotonic_s(self) -> float:

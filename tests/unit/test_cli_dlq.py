@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentrun_stream.cli.demo import Published, _problems
-from agentrun_stream.cli.dlq import Letter, again, newest_attempts
 from agentrun_stream.cli.doctor import FAIL, OK, WARN, _clock, _room
 from agentrun_stream.cli.scrape import ask_worker, parse
+from agentrun_stream.runtime.second_chance import Letter, again, chunks, judge
 from agentrun_stream.testing.fleet import FleetTotals
 
 
@@ -30,21 +30,32 @@ def letter(value: bytes, attempt: int, offset: int = 0, key: bytes = b"r") -> Le
         ("agentrun.dlq.offset", str(offset).encode()),
     )
     said = {"topic": "t", "partition": "0", "offset": str(offset), "attempt": str(attempt), "reason": "schema"}
+    said["first_seen"] = "123"
     return Letter(Refused(key, value, headers), said)
 
 
 def test_a_replayed_record_keeps_its_headers_and_counts_the_attempt() -> None:
-    assert again(letter(b"x", 2)) == [
+    assert again(letter(b"x", 2)).headers == (
         ("traceparent", b"00-1"),
         ("agentrun.dlq.first_seen", b"123"),
         ("agentrun.dlq.attempt", b"3"),
+    )
+
+
+def test_a_letter_is_told_by_place_and_attempt_and_sent_once() -> None:
+    """Written twice by a crash; published again, and back with the next attempt; refused too often."""
+    first, twice, back, other, often = (
+        letter(b"x", attempt, offset) for attempt, offset in ((1, 5), (1, 5), (2, 9), (1, 6), (5, 12))
+    )
+    judged = judge([first, twice, back, other, often], frozenset({"t:0:5:1"}), 5)
+    assert [(one.letter.identity, one.state) for one in judged] == [
+        ("t:0:5:1", "replayed"),
+        ("t:0:9:2", "waiting"),
+        ("t:0:6:1", "waiting"),
+        ("t:0:12:5", "parked"),
     ]
-
-
-def test_a_letter_written_twice_and_one_refused_again_are_sent_once() -> None:
-    first, twice, again_refused, other = letter(b"x", 1, 5), letter(b"x", 1, 5), letter(b"x", 2, 9), letter(b"y", 1, 6)
-    assert newest_attempts([first, twice, again_refused, other]) == [again_refused, other]
-    assert len(newest_attempts([letter(b"x", 1, 1, b"r1"), letter(b"x", 1, 2, b"r2")])) == 2
+    assert chunks(judged, 1) == [[back], [other]]
+    assert chunks(judged, 1_000) == [[back, other]]
 
 
 def test_a_letter_with_odd_headers_is_still_one() -> None:

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from agentrun_stream import limits
+from agentrun_stream.broker.delivery import never_create
 from agentrun_stream.broker.kafka import KafkaAddress, partition_of, unavailable
 from agentrun_stream.errors import ConfigError, UnavailableError
 
@@ -41,7 +42,7 @@ class BulkProducer:
         self.acknowledged = 0
 
     async def __aenter__(self) -> Self:
-        self._producer = AIOKafkaProducer(  # here, as it wants a running loop
+        producer = AIOKafkaProducer(  # here, as it wants a running loop
             acks="all",
             enable_idempotence=True,
             compression_type="lz4",
@@ -50,6 +51,7 @@ class BulkProducer:
             max_request_size=limits.CLIENT_REQUEST_BYTES_MAX,
             **self._address.common,
         )
+        self._producer = never_create(producer)
         try:
             await self._producer.start()
             # Not `partitions_for`, which waits forty seconds for a topic that is not there.

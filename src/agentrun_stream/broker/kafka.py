@@ -22,6 +22,7 @@ from aiokafka.structs import OffsetAndMetadata
 from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream import limits
+from agentrun_stream.broker.delivery import delivered, drop, never_create, partitions_now, topic_error
 from agentrun_stream.errors import FencedError, LostOffsetError, UnavailableError
 from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record
 
@@ -234,30 +235,33 @@ class KafkaPublisher:
 
     async def send(self, topic: str, records: Sequence[Outgoing]) -> None:
         """See `ports.Publisher.send`."""
-        if self._plain is None:
-            producer = self._producer(enable_idempotence=True)
-            await self._start(producer)
-            self._plain = producer
+        producer = await self._plain_one()
         try:
-            await self._send_all(self._plain, topic, records)
-        except KafkaError as error:
+            self._counts[topic] = await partitions_now(producer, topic)
+            patience_s = self._address.request_timeout_ms / 1000
+            await delivered(producer, topic, self._send_all(producer, topic, records), patience_s)
+        except (KafkaError, UnavailableError) as error:
             # What it still holds may or may not have arrived; a fresh one begins with nothing. A repeat is harmless.
-            broken, self._plain = self._plain, None
-            await _stop(broken)
+            if self._plain is producer:
+                self._plain = None
+            await drop(producer)
             raise unavailable(error, self._address, topic) from None
 
     async def partitions(self, topic: str) -> int:
         """See `ports.Publisher.partitions`."""
-        if topic not in self._counts:
-            producer = self._plain or next(iter(self._fenced.values()), None)
-            if producer is None:
-                producer = self._plain = self._producer(enable_idempotence=True)
-                await self._start(producer)
-            try:
-                self._counts[topic] = len(await producer.partitions_for(topic))
-            except KafkaError as error:
-                raise unavailable(error, self._address, topic) from None
+        producer = await self._plain_one()
+        try:
+            self._counts[topic] = await partitions_now(producer, topic)
+        except KafkaError as error:
+            raise unavailable(error, self._address, topic) from None
         return self._counts[topic]
+
+    async def _plain_one(self) -> AIOKafkaProducer:
+        if self._plain is None:
+            producer = self._producer(enable_idempotence=True)
+            await self._start(producer)
+            self._plain = producer
+        return self._plain
 
     async def release(self, part: Part) -> None:
         """See `ports.Publisher.release`."""
@@ -274,7 +278,7 @@ class KafkaPublisher:
             self._plain = None
 
     def _producer(self, **options: Any) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             acks="all",
             compression_type="lz4",
             max_batch_size=_BATCH_BYTES,
@@ -282,6 +286,7 @@ class KafkaPublisher:
             **options,
             **self._address.common,
         )
+        return never_create(producer)
 
     async def _start(self, producer: AIOKafkaProducer) -> None:
         try:
@@ -292,7 +297,7 @@ class KafkaPublisher:
 
     async def _send_all(self, producer: AIOKafkaProducer, topic: str, records: Sequence[Outgoing]) -> None:
         """Send by prepared batches: a fifth of the cost of one call a record."""
-        count = await self.partitions(topic)
+        count = self._counts.get(topic) or await self.partitions(topic)
         by_partition: dict[int, list[Outgoing]] = {}
         for record in records:
             partition = record.partition
@@ -330,7 +335,11 @@ async def _stop(producer: AIOKafkaProducer) -> None:
 
 
 def unavailable(error: Exception, address: KafkaAddress, topic: str = "") -> UnavailableError:
-    """Our error for a broker that does not answer or does not take a record."""
+    """Our error for a broker that does not answer, or a topic that does not take a record."""
+    if isinstance(error, UnavailableError):
+        return error
+    if topic and (found := topic_error(error, topic)) is not None:
+        return found
     what = f" for topic {topic}" if topic else ""
     return UnavailableError(
         f"The broker at {address.bootstrap} does not serve{what} now ({type(error).__name__}).", _NEXT

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentrun_stream.broker.kafka import partition_of
-from agentrun_stream.errors import FencedError, LostOffsetError, UnavailableError
+from agentrun_stream.errors import FencedError, LostOffsetError, TopicError
 from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record
 
 _NEXT: Final = "Make the topic first: `MemoryBroker.create`."
@@ -54,6 +54,10 @@ class MemoryBroker:
         self._groups: dict[str, _Group] = {}
         self._epochs: dict[str, int] = {}
 
+    def now_ms(self) -> int:
+        """The broker's time of day, which append times are made of."""
+        return self._now_ms()
+
     # ---- topics
 
     def create(self, topic: str, partitions: int) -> None:
@@ -61,9 +65,9 @@ class MemoryBroker:
         self._topics[topic] = [_Log() for _ in range(partitions)]
 
     def count(self, topic: str) -> int:
-        """How many partitions a topic has. Raises UnavailableError for an unknown one, as a broker would."""
+        """How many partitions a topic has. Raises TopicError for an unknown one, as a broker would."""
         if topic not in self._topics:
-            raise UnavailableError(f"The broker does not serve topic {topic}.", _NEXT)
+            raise TopicError(f"The topic {topic} does not exist.", _NEXT)
         return len(self._topics[topic])
 
     def append(self, topic: str, records: Iterable[Outgoing], *, control: bool = False, abort: bool = False) -> None:

@@ -4,79 +4,66 @@ A payload is printed only when asked for. Must not live here: why records are re
 """
 
 import asyncio
-import hashlib
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from datetime import UTC, datetime
+from typing import Annotated, Final
 
 import typer
 
-from agentrun_stream import topics
-from agentrun_stream.broker.bulk import BulkProducer
+from agentrun_stream import limits, topics
+from agentrun_stream.broker.admin import show_topics
 from agentrun_stream.broker.kafka import KafkaAddress
 from agentrun_stream.broker.scan import read_topic
-from agentrun_stream.cli.common import DataOption, YesOption, kafka_for, place, run
+from agentrun_stream.broker.transact import Transactions
+from agentrun_stream.cli.common import DataOption, YesOption, client_for, kafka_for, place, run, since
 from agentrun_stream.cli.output import Output, OutputOption, as_json, moment_ms, say, table, write
+from agentrun_stream.config import Settings
 from agentrun_stream.errors import UsageError
 from agentrun_stream.model.event import REASONS
-from agentrun_stream.ports import Record
+from agentrun_stream.runtime.letters import PREFIX
+from agentrun_stream.runtime.second_chance import (
+    REPLAYED,
+    WAITING,
+    Judged,
+    Stored,
+    Wanted,
+    chunks,
+    judge,
+    letter_of,
+    object_of,
+    set_aside_newer,
+    transaction,
+)
+from agentrun_stream.store.queries import Connection, objects_at
 from agentrun_stream.telemetry.logs import clean
+from agentrun_stream.wiring import routes
 
-PREFIX: Final = "agentrun.dlq."
 PAYLOAD_CHARS_MAX: Final = 20_000
-_KEPT: Final = f"{PREFIX}first_seen"
+_OBJECTS_MAX: Final = 1_000
+_SHOWN_MAX: Final = 50
 
 app = typer.Typer(name="dlq", help="Refused records: listed, shown, published again.", no_args_is_help=True)
 
+SinceOption = Annotated[
+    str | None, typer.Option("--since", help="Only those refused since: 15m, 2h, 7d, or a date or time.")
+]
 ReasonOption = Annotated[str | None, typer.Option(help="Only those with this reason.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A dead letter: what was refused, and what its headers say about that."""
-
-    record: Record
-    said: dict[str, str]
-
-    @property
-    def place(self) -> str:
-        """Where the refused record stands on the log."""
-        return f"{self.said.get('topic', '?')}:{self.said.get('partition', '?')}:{self.said.get('offset', '?')}"
-
-    @property
-    def attempt(self) -> int:
-        """How many times it was sent."""
-        text = self.said.get("attempt", "1")
-        return int(text) if text.isdigit() else 1
-
-    @property
-    def size(self) -> int:
-        """Bytes of its value."""
-        return len(self.record.value or b"")
-
-    def row(self) -> dict[str, Any]:
-        """What is told of it without its payload."""
-        names = ("reason", "detail")
-        return {name: self.said.get(name) for name in names} | {
-            "place": self.place,
-            "attempt": self.attempt,
-            "size": self.size,
-            "key": None if self.record.key is None else self.record.key.decode("utf-8", "backslashreplace"),
-            "refused_at": self.record.timestamp,
-        }
 
 
 @app.command("list", epilog="Example: agentrun dlq list --reason schema")
 def list_(
     data: DataOption = None,
     reason: ReasonOption = None,
+    since_text: SinceOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List refused records: why, and where they stand on the log."""
     _, address = kafka_for(data)
-    letters = run(read_letters(address, _reason(reason)))
-    rows = [letter.row() for letter in reversed(letters[-limit:])]
+    wanted = Wanted(_reason(reason), since(since_text, datetime.now(UTC)))
+    letters = run(judged_letters(address, wanted, limits.REPLAY_ATTEMPTS_MAX))
+    rows = [one.row() for one in reversed(letters[-limit:])]
     if output is Output.JSON:
         as_json(rows)
     elif not rows:
@@ -87,6 +74,7 @@ def list_(
             "detail": "detail",
             "place": "place",
             "attempt": "attempt",
+            "state": "state",
             "refused_at": "refused",
         }
         table("", columns, rows, {"refused_at": moment_ms})
@@ -105,12 +93,12 @@ def show(
     part, offset = place(where)
     _, address = kafka_for(data)
     wanted = f"{part.topic}:{part.partition}:{offset}"
-    found = [letter for letter in run(read_letters(address, None)) if letter.place == wanted]
+    found = run(judged_letters(address, Wanted(places=frozenset({wanted})), limits.REPLAY_ATTEMPTS_MAX))
     if not found:
         raise UsageError(f"No dead letter is about {wanted}.", "See `agentrun dlq list`.")
-    letter = found[-1]
+    letter = found[-1].letter
     value = (letter.record.value or b"").decode("utf-8", "backslashreplace")
-    row = letter.row() | {"headers": {k: v.decode("utf-8", "backslashreplace") for k, v in letter.record.headers}}
+    row = found[-1].row() | {"headers": {k: v.decode("utf-8", "backslashreplace") for k, v in letter.record.headers}}
     if output is Output.JSON:
         as_json(row | ({"payload": value} if payload else {}))
         return
@@ -125,34 +113,35 @@ def show(
 def replay(
     data: DataOption = None,
     reason: ReasonOption = None,
+    since_text: SinceOption = None,
     where: Annotated[
         list[str] | None, typer.Option("--place", help="Only this TOPIC:PARTITION:OFFSET; may be repeated.")
     ] = None,
+    rate: Annotated[float, typer.Option(min=0.1, help="Records a second.")] = 100.0,
+    attempts_max: Annotated[
+        int, typer.Option("--attempts-max", min=1, help="What was refused so often stays where it is: parked.")
+    ] = limits.REPLAY_ATTEMPTS_MAX,
     yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Publish refused records again, each with its own key, value and headers. A dry run unless --yes is given."""
-    _, address = kafka_for(data)
-    places = {f"{p.topic}:{p.partition}:{offset}" for p, offset in map(place, where or ())}
-    letters = newest_attempts(run(read_letters(address, _reason(reason))))
-    chosen = [letter for letter in letters if not places or letter.place in places]
-    acknowledged = run(_send(address, chosen)) if yes and chosen else 0
+    """Publish refused records again, each with its own key, value and headers. A dry run unless --yes is given.
+
+    May be stopped or killed at any point and run again: what was published is known and not published twice. Left out is
+    what was replayed already, what is parked, and what the store holds something newer of.
+    """
+    settings, address = kafka_for(data)
+    places = frozenset(f"{p.topic}:{p.partition}:{offset}" for p, offset in map(place, where or ()))
+    wanted = Wanted(_reason(reason), since(since_text, datetime.now(UTC)), places)
+    judged = run(judged_letters(address, wanted, attempts_max))
+    _set_aside_newer(client_for(data), settings, judged)
+    told = [one for one in judged if one.state != REPLAYED]
+    chosen = [one for one in told if one.state == WAITING]
+    acknowledged = run(_send(address, settings.worker.group, judged, rate)) if yes and chosen else 0
     if output is Output.JSON:
-        as_json(
-            {
-                "chosen": len(chosen),
-                "acknowledged": acknowledged,
-                "dry_run": not yes,
-                "records": [c.row() for c in chosen],
-            }
-        )
+        rows = [one.row() for one in told]
+        as_json({"chosen": len(chosen), "acknowledged": acknowledged, "dry_run": not yes, "records": rows})
         return
-    counts: dict[str, int] = {}
-    for letter in chosen:
-        counts[letter.said.get("reason", "?")] = counts.get(letter.said.get("reason", "?"), 0) + 1
-    if counts:
-        rows = [{"reason": r, "records": n} for r, n in counts.items()]
-        table("", {"reason": "reason", "records": "records"}, rows)
+    _print_states(told)
     if yes:
         write(
             f"{acknowledged} records were published again; what is still wrong comes back with its attempt one higher."
@@ -161,47 +150,55 @@ def replay(
         write(f"A dry run: {len(chosen)} records would be published again. Do it with --yes.")
 
 
-async def read_letters(address: KafkaAddress, reason: str | None) -> list[Letter]:
-    """Every dead letter, oldest first."""
-    found = []
+async def judged_letters(address: KafkaAddress, wanted: Wanted, attempts_max: int) -> list[Judged]:
+    """The letters that are asked for, each once, oldest first, with what became of them."""
+    letters = []
     async for _, records in read_topic(address, topics.DEAD_LETTERS):
-        for record in records:
-            said = {
-                k.removeprefix(PREFIX): v.decode("utf-8", "replace") for k, v in record.headers if k.startswith(PREFIX)
-            }
-            if reason is None or said.get("reason") == reason:
-                found.append(Letter(record, said))
-    return sorted(found, key=lambda letter: letter.record.timestamp)
+        letters += [letter for letter in map(letter_of, records) if wanted.takes(letter)]
+    receipts = set()
+    known = {state.name for state in await show_topics(address) if state.partitions is not None}
+    if topics.REPLAYS in known:
+        async for _, records in read_topic(address, topics.REPLAYS):
+            receipts |= {(record.key or b"").decode("utf-8", "replace") for record in records}
+    return judge(letters, frozenset(receipts), attempts_max)
 
 
-def newest_attempts(letters: Sequence[Letter]) -> list[Letter]:
-    """Each refused record once, as last refused: a crash may write a letter twice, a replay may have failed."""
-    newest: dict[tuple[str, bytes | None, bytes], Letter] = {}
-    for letter in letters:
-        digest = hashlib.sha256(letter.record.value or b"").digest()
-        identity = (letter.said.get("topic", ""), letter.record.key, digest)
-        held = newest.get(identity)
-        if held is None or letter.attempt >= held.attempt:
-            newest[identity] = letter
-    return list(newest.values())
+def _set_aside_newer(client: Connection, settings: Settings, judged: Sequence[Judged]) -> None:
+    mapped, default = routes(settings)
+    for at in range(0, len(judged), _OBJECTS_MAX):
+        some = [one for one in judged[at : at + _OBJECTS_MAX] if one.state == WAITING]
+        abouts = {one.letter.identity: object_of(one.letter, mapped.get(one.letter.topic, default)) for one in some}
+        objects = {identity: about for identity, about in abouts.items() if about is not None}
+        found = objects_at(client, [key for key, _ in objects.values()])
+        set_aside_newer(some, objects, {key: Stored(*when) for key, when in found.items()})
 
 
-def again(letter: Letter) -> list[tuple[str, bytes]]:
-    """The headers with which a record is published again: its own, and the attempt one higher."""
-    own = [(k, v) for k, v in letter.record.headers if not k.startswith(PREFIX) or k == _KEPT]
-    return [*own, (f"{PREFIX}attempt", str(letter.attempt + 1).encode())]
-
-
-async def _send(address: KafkaAddress, letters: Sequence[Letter]) -> int:
-    acknowledged = 0
-    for topic in sorted({letter.said.get("topic", topics.EVENTS) for letter in letters}):
-        async with BulkProducer(address, topic) as producer:
-            for letter in letters:
-                if letter.said.get("topic", topics.EVENTS) == topic:
-                    await producer.send(letter.record.key, letter.record.value, again(letter))
-                    await asyncio.sleep(0)
-        acknowledged += producer.acknowledged
+async def _send(address: KafkaAddress, group: str, judged: Sequence[Judged], rate: float) -> int:
+    """Publish the waiting ones, transaction by transaction, no faster than `rate`."""
+    acknowledged, began = 0, time.monotonic()
+    names = sorted({one.letter.topic for one in judged if one.state == WAITING} | {topics.REPLAYS})
+    async with Transactions(address, f"{group}-dlq-replay", names) as transactions:
+        for letters in chunks(judged, rate):
+            await asyncio.sleep(max(0.0, began + acknowledged / rate - time.monotonic()))
+            await transactions.commit(transaction(letters, time.time_ns() // 1_000_000))
+            acknowledged += len(letters)
     return acknowledged
+
+
+def _print_states(judged: Sequence[Judged]) -> None:
+    counts: dict[tuple[str, str], int] = {}
+    for one in judged:
+        key = (one.state, one.letter.said.get("reason", "?"))
+        counts[key] = counts.get(key, 0) + 1
+    if counts:
+        rows = [{"state": state, "reason": reason, "records": n} for (state, reason), n in sorted(counts.items())]
+        table("", {"state": "state", "reason": "reason", "records": "records"}, rows)
+    kept = [one.row() for one in judged if one.state != WAITING]
+    if kept:
+        columns = {"state": "left out", "place": "place", "attempt": "attempt", "reason": "reason"}
+        table("", columns, kept[:_SHOWN_MAX])
+        if len(kept) > _SHOWN_MAX:
+            say(f"{len(kept) - _SHOWN_MAX} more are left out; see them all with -o json.")
 
 
 def _reason(text: str | None) -> str | None:

@@ -143,6 +143,39 @@ class WorkerSettings(_Section):
         return self
 
 
+class LeaseSettings(_Section):
+    """When a run that nobody ends is closed. The contract's minimum is 60 s idle and 1 h of age."""
+
+    idle_timeout_s: int = _setting(
+        1_800, "s", "Silence after which a run is closed as `timeout`.", ge=limits.LEASE_IDLE_MS_MIN // 1000
+    )
+    max_age_s: int = _setting(
+        86_400, "s", "Age after which an open run is closed as `timeout`.", ge=limits.LEASE_AGE_MS_MIN // 1000
+    )
+    sweep_every_s: float = _setting(
+        15.0, "s", "Pause between two looks for silent, expired and removable runs.", ge=0.1, le=3_600
+    )
+
+
+class RetentionSettings(_Section):
+    """How long closed runs are kept. Off unless a horizon is set."""
+
+    horizon_days: float | None = _setting(
+        None, "days", "Age of the last change at which a closed run expires; unset: never.", ge=1
+    )
+    workspaces: dict[str, float] = _setting({}, "workspace=days", "Horizon of single workspaces, instead of that.")
+    remove_after_s: float = _setting(
+        600.0, "s", "From an expiry in the store to the removal; above the longest time an insert may take.", ge=0
+    )
+
+    @field_validator("workspaces")
+    @classmethod
+    def _are_days(cls, value: dict[str, float]) -> dict[str, float]:
+        if not all(_WORKSPACE.match(name) and days >= 1 for name, days in value.items()):
+            raise ValueError("must name workspaces, each with a horizon of at least one day")
+        return value
+
+
 class Settings(BaseSettings):
     """All settings. Built by `load_settings`; the bare constructor reads neither environment nor file."""
 
@@ -158,6 +191,8 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     clickhouse: ClickhouseSettings = Field(default_factory=ClickhouseSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    leases: LeaseSettings = Field(default_factory=LeaseSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
     tenancy: Literal["envelope", "topic"] = _setting(
         "envelope", "name", "Who names the workspace: `envelope` (mapping first), or `topic` (the mapping alone)."
     )

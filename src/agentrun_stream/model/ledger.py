@@ -126,6 +126,8 @@ def with_nothing(event: Event, accruals: Sequence[Accrual]) -> list[Accrual]:
 
 def step_tokens(state: RunState) -> list[int | None]:
     """The sums of the steps' usage, in the order of TOKENS; None where no step states the member."""
+    if state.expired is not None:
+        return [state.expired["step"].get(name) for name in TOKENS]
     return usage_sums([step.usage for step in state.steps.values()])
 
 
@@ -148,9 +150,14 @@ def sums(state: RunState) -> dict[str, Any]:
     snap = state.snap
     stated = run_tokens(snap.doc) if snap is not None else []
     by_step = step_tokens(state)
+    calls = [step for step in state.steps.values() if step.type == "tool_call"]
     return {
         "steps": len(state.steps),
+        "tool_calls": len(calls),
+        "failed_tool_calls": sum(step.success is False for step in calls),
+        "failed_steps": sum(step.success is False for step in state.steps.values()),
         "evals": len(state.evals),
+        "evals_passed": sum(fact.doc["pass"] is True for fact in state.evals.values()),
         "run": {n: t for n, t in zip(TOKENS, stated, strict=False) if t is not None},
         "step": {n: t for n, t in zip(TOKENS, by_step, strict=True) if t is not None},
         "cost_reported": snap.cost_raw if snap is not None else None,

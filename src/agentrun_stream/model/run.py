@@ -86,7 +86,8 @@ class Snapshot:
     """The run's own object: its merged members (steps and eval aside) and what the fold must remember of it.
 
     `seen` is False while only patches, refused steps or a lease made the object. `settled` holds every minute (epoch
-    seconds) that the run ever settled in. `opened_ms` is the append time at which it began or was last reopened.
+    seconds) that the run ever settled in. `opened_ms` is the append time at which it began or was last reopened, `due_ms` that
+    from which on a lease that closed it could have done so.
     """
 
     doc: dict[str, Any]
@@ -107,6 +108,7 @@ class Snapshot:
     reopened: int = 0
     corrections: int = 0
     steps_refused: int = 0
+    due_ms: int = 0
 
     @property
     def status(self) -> str | None:
@@ -116,7 +118,10 @@ class Snapshot:
 
 @dataclass(slots=True)
 class RunState:
-    """A run as its objects say. `pos` is the highest position that any of them holds: the guard against folding twice."""
+    """A run as its objects say. `pos` is the highest position that any of them holds: the guard against folding twice.
+
+    Of an expired run `expired` is all there is; its other objects are gone, or as good as gone.
+    """
 
     workspace: str
     run_id: str
@@ -132,7 +137,7 @@ class RunState:
     @property
     def closed(self) -> bool:
         """Whether the run has ended, by its runtime or by a lease."""
-        return self.snap is not None and self.snap.closed_by is not None
+        return self.expired is not None or (self.snap is not None and self.snap.closed_by is not None)
 
     @property
     def last_append_ms(self) -> int:
@@ -151,6 +156,11 @@ class RunState:
         if self.snap is not None:
             times.append(self.snap.first_append_ms)
         return min(times, default=0)
+
+
+def expired_snapshot(expired: dict[str, Any]) -> Snapshot:
+    """What an expired run keeps of its snapshot."""
+    return Snapshot(**expired["snap"] | {"settled": tuple(expired["snap"]["settled"])})
 
 
 class Accrual(NamedTuple):

@@ -5,6 +5,7 @@ not live here: opinions (project.py), rows, I/O.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any, Final, NamedTuple
 
 from agentrun_stream import limits
@@ -34,6 +35,12 @@ CLOSING_EVENT: Final = "closing_event"
 
 _MERGED: Final = ("cost", "provenance", "metadata")
 _APART: Final = frozenset({"steps", "eval"})
+# What stays of an expired run: no texts, no open members.
+_KEPT: Final = (
+    *("id", "agent_id", "agent_name", "model", "provider", "runtime", "runtime_version", "trigger", "parent_run_id"),
+    *("task_id", "status", "outcome", "started_at", "ended_at", "duration_ms"),
+)
+_KEPT_COST: Final = frozenset({*ledger.TOKENS, "cost_usd", "model"})
 _new = tuple.__new__
 
 
@@ -173,6 +180,7 @@ def _fold_lease(state: RunState, event: Event, at: Place) -> Folded:
     out = Folded(FOLDED)
     snap = _own(state, event, at)
     snap.closed_by = CLOSED_BY_LEASE
+    snap.due_ms = min(last + idle_ms, opened + age_ms + 1)  # of the age every millisecond above counts
     _settle(snap, at.append_ms / 1000, CLOSING_EVENT)
     _touch(snap, out, at)
     return out
@@ -181,9 +189,15 @@ def _fold_lease(state: RunState, event: Event, at: Place) -> Folded:
 def _fold_expire(state: RunState, event: Event, at: Place) -> Folded:
     horizon_ms = event.obj["horizon"] * 1000
     idle = at.append_ms - state.last_append_ms
-    if not state.closed or horizon_ms < limits.EXPIRE_HORIZON_MS_MIN or idle <= horizon_ms:
+    snap = state.snap
+    if snap is None or not state.closed or horizon_ms < limits.EXPIRE_HORIZON_MS_MIN or idle <= horizon_ms:
         return Folded(NO_EFFECT)
-    state.expired = {"at": at.append_ms, **ledger.sums(state)}
+    doc = {name: snap.doc[name] for name in _KEPT if name in snap.doc}
+    cost = {name: amount for name, amount in (snap.doc.get("cost") or {}).items() if name in _KEPT_COST}
+    kept = asdict(replace(snap, doc=doc | {"cost": cost})) | {"settled": list(snap.settled)}
+    told = {"at": at.append_ms, "first": state.first_append_ms, "last": state.last_append_ms, "snap": kept}
+    state.expired = told | ledger.sums(state)
+    state.snap, state.steps, state.evals = None, {}, {}
     out = Folded(FOLDED)
     out.run = True
     return out

@@ -13,7 +13,14 @@ from agentrun_stream.codec.canonical import run_hash
 from agentrun_stream.codec.cloudevents import time_s
 from agentrun_stream.model import ledger, money
 from agentrun_stream.model.ledger import TOKENS
-from agentrun_stream.model.run import RunState, Snapshot, offset_of, projection_version
+from agentrun_stream.model.run import (
+    CLOSED_BY_LEASE,
+    RunState,
+    Snapshot,
+    expired_snapshot,
+    offset_of,
+    projection_version,
+)
 from agentrun_stream.model.verdict import Verdict, judge
 
 # Members of an AgentRun that are columns of their own, as they are.
@@ -38,12 +45,9 @@ _OWN: Final = frozenset(
     (*_PLAIN, "id", "status", "started_at", "ended_at", "steps", "tools_available", "cost", "provenance", "eval")
 ) | {"workspace_id", "tags", "metadata"}
 _STEP_TOKENS: Final = tuple(f"step_{name}" for name in TOKENS[:4])
-_NOTHING: Final[dict[str, int | None]] = dict.fromkeys(
-    ("steps", "tool_calls", "failed_tool_calls", "failed_steps"), 0
-) | dict.fromkeys(_STEP_TOKENS)
-_NO_SUMS: Final[dict[str, int | None]] = dict.fromkeys(
-    ("steps", "tool_calls", "failed_tool_calls", "failed_steps", *_STEP_TOKENS)
-)
+_COUNTS: Final = ("steps", "tool_calls", "failed_tool_calls", "failed_steps")
+_NOTHING: Final[dict[str, int | None]] = dict.fromkeys(_COUNTS, 0) | dict.fromkeys(_STEP_TOKENS)
+_NO_SUMS: Final[dict[str, int | None]] = dict.fromkeys((*_COUNTS, *_STEP_TOKENS))
 
 
 @dataclass(slots=True)
@@ -58,7 +62,7 @@ class Projection:
 
 def project(state: RunState, topic: str, partition: int) -> Projection | None:
     """Project a run; None where it has no object other than a step."""
-    snap = state.snap
+    snap = state.snap if state.expired is None else expired_snapshot(state.expired)
     if snap is None and not state.evals:
         return None
     snap = snap or _nothing(state)
@@ -74,6 +78,9 @@ def project(state: RunState, topic: str, partition: int) -> Projection | None:
         "steps_refused": snap.steps_refused,
         "closed_by": snap.closed_by,
         "reopened": snap.reopened,
+        "reopened_at": snap.opened_ms / 1000 if snap.reopened else None,
+        "detected_after_ms": round(snap.closed_s * 1000) - snap.due_ms if snap.closed_by == CLOSED_BY_LEASE else None,
+        "expired_at": None if state.expired is None else state.expired["at"] / 1000,
         "corrections": snap.corrections,
         "revision": offset_of(pos),
         "projection": 0,
@@ -140,6 +147,8 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _closed_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
     """What a closed run's row says of all its objects. The steps are turned into columns first: a third of a loop's cost."""
+    if state.expired is not None:
+        return _expired_facts(state.expired)
     first, last = snap.first_append_ms, snap.append_ms
     facts: dict[str, Any] = dict(_NOTHING)
     if state.steps:
@@ -153,6 +162,13 @@ def _closed_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
             facts["failed_tool_calls"] = failed.count("tool_call")
         facts |= zip(_STEP_TOKENS, ledger.usage_sums(usages), strict=False)
     return facts | _eval_facts(state, first, last)
+
+
+def _expired_facts(expired: dict[str, Any]) -> dict[str, Any]:
+    """What the row of an expired run says of objects that are gone."""
+    facts = {name: expired[name] for name in (*_COUNTS, "evals", "evals_passed")}
+    facts |= {f"step_{name}": expired["step"].get(name) for name in TOKENS[:4]}
+    return facts | {"eval": None, "first_event_at": expired["first"] / 1000, "last_event_at": expired["last"] / 1000}
 
 
 def _open_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:

@@ -37,6 +37,8 @@ def run_key(workspace: str, run_id: str) -> bytes:
 def run_record(state: RunState, row: dict[str, Any]) -> bytes:
     """The published value of a run; `row` is its projection. At most PUBLISHED_RUN_BYTES_MAX bytes."""
     doc = state.snap.doc if state.snap is not None else {}
+    if state.expired is not None:
+        doc = state.expired["snap"]["doc"]
     record = {
         **doc,
         "id": state.run_id,

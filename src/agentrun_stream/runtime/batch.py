@@ -67,6 +67,7 @@ class Batch:
     ended: dict[tuple[str, str], int] = field(default_factory=dict)
     misplaced_by: dict[str, int] = field(default_factory=dict)
     ages: list[tuple[int, int, int]] = field(default_factory=list)
+    detected_ms: list[int] = field(default_factory=list)
     hits: int = 0
     looked_up: int = 0
 
@@ -285,9 +286,10 @@ class PartFolder:
         """Once per run that the batch changed: its own object, its evals, its projection, its record."""
         batch, origin, assigned, part = self._batch, self._origin, self.assigned, self._part
         for key in self._snapshots:
-            batch.put("run_objects", rows.snapshot_row(self._touched[key], origin))
+            if self._touched[key].snap is not None:  # else it expired in this same batch, and has no object besides
+                batch.put("run_objects", rows.snapshot_row(self._touched[key], origin))
         for key, ids in self._evals.items():
-            for eval_id in sorted(ids):
+            for eval_id in sorted(ids & self._touched[key].evals.keys()):
                 batch.put("run_objects", rows.eval_row(self._touched[key], eval_id, origin))
         for key, state in self._touched.items():
             self._announce(key, state, part)
@@ -313,6 +315,8 @@ class PartFolder:
         if projection.closed and not self._was_closed.get(key, False):
             end = (row["status"], row["outcome"] or "none")
             batch.ended[end] = batch.ended.get(end, 0) + 1
+            if row["detected_after_ms"] is not None:
+                batch.detected_ms.append(row["detected_after_ms"])
 
     # ---- what is not folded here
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from agentrun_stream import topics
-from agentrun_stream.errors import FencedError, StoreRejectedError, UnavailableError
+from agentrun_stream.errors import DeadLetterError, FencedError, StoreRejectedError, TopicError, UnavailableError
 from agentrun_stream.pipeline import PHASES, Phase
 from agentrun_stream.ports import Clock, Part, Publisher, Source, Store
 from agentrun_stream.runtime.batch import Batch, PartBatch
@@ -89,7 +89,13 @@ class Checkpointer:
 
     async def _dead_letters(self, batch: Batch, dead: Sequence[Any]) -> None:
         async def once() -> None:
-            await self._publisher.send(topics.DEAD_LETTERS, dead)
+            try:
+                await self._publisher.send(topics.DEAD_LETTERS, dead)
+            except TopicError as error:
+                raise DeadLetterError(
+                    f"{len(dead)} refused records can't be kept: {error.message} None of them is dropped.",
+                    f"{error.next_step} The worker goes on by itself.",
+                ) from None
 
         await insist(self._clock, once, self._waits("dead_letters"), self._keeps(batch))
         self._metrics.dead_letters.inc(len(dead))
@@ -145,7 +151,7 @@ async def together(work: Any) -> None:
     """Run all side by side and wait for all of them, also when one fails: a write must not outlive its phase."""
     results = await asyncio.gather(*work, return_exceptions=True)
     failures = [r for r in results if isinstance(r, BaseException)]
-    for kind in (StoreRejectedError, FencedError, Abandoned):
+    for kind in (StoreRejectedError, FencedError, DeadLetterError, Abandoned):
         for failure in failures:
             if isinstance(failure, kind):
                 raise failure

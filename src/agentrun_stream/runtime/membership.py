@@ -7,13 +7,16 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from agentrun_stream import topics
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.errors import (
     AgentrunError,
+    DeadLetterError,
     FencedError,
     RefusedShareError,
     StoppedError,
     StoreRejectedError,
+    TopicError,
     UnavailableError,
 )
 from agentrun_stream.ports import Part, Publisher, Source
@@ -31,6 +34,7 @@ _PROBE_DIVISOR: Final = 16
 _REASONS: Final[tuple[tuple[type[StoppedError], str], ...]] = (
     (StoreRejectedError, "store_rejected"),
     (FencedError, "fenced"),
+    (DeadLetterError, "dead_letters"),
     (RefusedShareError, "refused_share"),
     (StoppedError, "lost_offset"),
 )
@@ -118,6 +122,7 @@ class Membership:
             self._report.say("store or broker", 0.0, None)
 
     async def _open(self, part: Part) -> None:
+        await self._look_for_letters(part)
         self._numbers += 1
         assigned = await self._opener.open(part, self._numbers, self._route(part.topic))
         if part not in self._held:
@@ -134,6 +139,15 @@ class Membership:
         self.parts[part] = assigned
         self._source.start(part, assigned.folded)
         self._report.log.info("partition opened", topic=part.topic, partition=part.partition, offset=assigned.folded)
+
+    async def _look_for_letters(self, part: Part) -> None:
+        """Fold nothing again before the dead letters are back: it would be for nothing, and for all partitions."""
+        why = self._stopped[part][0] if part in self._stopped else None
+        if isinstance(why, DeadLetterError):
+            try:
+                await self._publisher.partitions(topics.DEAD_LETTERS)
+            except TopicError:
+                raise why from None
 
     def give_up(self) -> None:
         """Let everything that waits end: the worker stops, and nobody answers."""
@@ -163,6 +177,9 @@ class Membership:
         self.reset()
         if isinstance(error, FencedError):
             for part in [p for p, entry in batch.parts.items() if entry.assigned.part in self._held]:
+                self.stop(part, error)
+        elif isinstance(error, DeadLetterError):
+            for part in [p for p, entry in batch.parts.items() if entry.dead and p in self._held]:
                 self.stop(part, error)
         elif isinstance(error, StoreRejectedError):
             self._probe(batch, error)

@@ -72,6 +72,8 @@ class Report:
             # The batch's records lie between two append times: half of them at each end is near enough for a histogram.
             metrics.event_age_at_store_seconds.observe(max(0, now - first_ms) / 1000, count // 2)
             metrics.event_age_at_store_seconds.observe(max(0, now - last_ms) / 1000, count - count // 2)
+        for detected_ms in batch.detected_ms:
+            metrics.lease_detection_seconds.observe(detected_ms / 1000)
         metrics.cache_hits.inc(batch.hits)
 
     def _name_misplaced(self, source: str, count: int) -> None:

@@ -89,6 +89,11 @@ class Worker:
         self._gatherer = Gatherer(world.source, world.store, self.members, self._report, options.batch_wait_ms)
         self._stopping = asyncio.Event()
 
+    @property
+    def source(self) -> Source:
+        """The log, for who asks how far it goes."""
+        return self._world.source
+
     def stop(self) -> None:
         """Finish the batch at hand, leave the group, and let `run` return."""
         self._stopping.set()

@@ -158,7 +158,10 @@ class Guard:
     def _check_function(self, node: str, ancestors: list[str]) -> None:
         name = _function_name(node)
         parent = ancestors[-1] if ancestors else ""
-        in_table_position = parent.startswith("TableExpression") or len(ancestors) == 1
+        # The condition of a DELETE stands directly below it; a table function can't, as only a name may follow FROM.
+        in_table_position = parent.startswith("TableExpression") or (
+            len(ancestors) == 1 and not parent.startswith("DeleteQuery")
+        )
         if parent.startswith("InsertQuery"):
             raise _refused("INSERT INTO FUNCTION")
         if in_table_position and name not in rules.TABLE_FUNCTIONS:

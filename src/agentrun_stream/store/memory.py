@@ -41,6 +41,7 @@ RULES: Final[Mapping[str, TableRule]] = {
     "evidence": TableRule(("workspace", "run_id", "version"), None),
     "refused": TableRule(("topic", "partition", "offset"), "_version"),
     "batches": TableRule(("topic", "partition", "first", "last"), "written_at"),
+    "sweep_progress": TableRule(("topic", "partition", "walk"), "written_at"),
 }
 
 
@@ -99,6 +100,16 @@ class MemoryStore:
     async def set_aside(self, part: Part) -> list[int]:
         """See `ports.Store.set_aside`."""
         return sorted(r["offset"] for r in self._of_part("refused", part) if r["reason"] == "sink_rejected")
+
+    # ---- for the sweeper's twin
+
+    def note(self, table: str, row: Row) -> None:
+        """Keep one row that was never encoded."""
+        _put(self._tables[table], RULES[table], row)
+
+    def delete(self, table: str, gone: Callable[[Row], bool]) -> None:
+        """Remove rows."""
+        self._tables[table] = {key: row for key, row in self._tables[table].items() if not gone(row)}
 
     # ---- for whoever looks at the tables, or breaks them
 

@@ -28,6 +28,7 @@ _ANSWER: Final = {
     "output_format_json_quote_decimals": 1,
     "output_format_json_quote_64bit_integers": 0,
     "date_time_output_format": "iso",
+    "max_query_size": 16 * 1024 * 1024,
 }
 # The amount is a string on the wire, so that its digits survive.
 _MONEY: Final = frozenset({"cost_reported", "cost"})
@@ -193,6 +194,29 @@ def refused_at(client: Client, part: Part, offset: int) -> Row | None:
         WHERE topic = {literal(part.topic)} AND partition = {int(part.partition)} AND offset = {int(offset)}""",
     )
     return found[0] if found else None
+
+
+def objects_at(
+    client: Client, keys: Sequence[tuple[str, str, str, str]]
+) -> dict[tuple[str, str, str, str], tuple[int, float]]:
+    """(append time in ms, event time in s) of those of these objects that are stored; an expired run is as new as can be.
+
+    Keys are (workspace, run id, kind, object id), at most as many as one statement holds.
+    """
+    runs = ", ".join(sorted({f"({literal(k[0])}, {literal(k[1])})" for k in keys}))
+    if not keys:
+        return {}
+    rows = ask(
+        client,
+        f"""SELECT workspace, run_id, toString(kind) AS kind, object_id,
+            toUnixTimestamp64Milli(_appended_at) AS appended, toUnixTimestamp64Micro(_event_time) / 1000000 AS time
+        FROM run_objects FINAL WHERE (workspace, run_id) IN ({runs})
+            AND (kind != 'step' OR object_id IN ({", ".join(sorted({literal(k[3]) for k in keys}))}))""",
+    )
+    found = {(r["workspace"], r["run_id"], r["kind"], r["object_id"]): (r["appended"], r["time"]) for r in rows}
+    gone = {(r["workspace"], r["run_id"]) for r in rows if r["kind"] == "expired"}
+    newest = (1 << 62, float("inf"))
+    return {k: newest if k[:2] in gone else found[k] for k in keys if k in found or k[:2] in gone}
 
 
 def about(client: Client) -> Row:

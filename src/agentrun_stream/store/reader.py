@@ -114,6 +114,8 @@ def add_object(state: RunState, row: Sequence[Any]) -> None:
     ) = row
     pos, time = version >> limits.MAINTENANCE_BITS, time / 1_000_000
     state.pos = max(state.pos, pos)
+    if state.expired is not None:
+        return  # all there is of it
     if kind == "step":
         usage = ledger.step_usage(None if metadata is None else orjson.loads(metadata), tokens_used)
         fact = StepFact(pos, source, time, first, append, step_type, success, usage)
@@ -124,6 +126,7 @@ def add_object(state: RunState, row: Sequence[Any]) -> None:
         state.evals[object_id] = EvalFact(pos, source, time, first, append, orjson.loads(doc))
     elif kind == "expired":
         state.expired = orjson.loads(doc)
+        state.snap, state.steps, state.evals = None, {}, {}
 
 
 def _snapshot(doc: dict[str, Any], facts: dict[str, Any], place: tuple[int, str, float, int, int]) -> Snapshot:

@@ -55,6 +55,7 @@ SNAPSHOT_FACTS: Final = (
     "reopened",
     "corrections",
     "steps_refused",
+    "due_ms",
 )
 # The store reads a number for a time as seconds; a float of them tells milliseconds and microseconds apart.
 MS: Final = 1_000

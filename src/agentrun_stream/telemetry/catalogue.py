@@ -157,5 +157,17 @@ CATALOGUE: Final = (
     Metric("audit_records", "gauge", "records", "Records that the last audit folded again."),
     Metric("audit_duration_seconds", "gauge", "seconds", "How long the last audit took."),
     Metric("audit_timestamp_seconds", "gauge", "seconds", "When the last audit ended, as Unix time."),
+    Metric(
+        "lease_detection_seconds",
+        "histogram",
+        "seconds",
+        "From when a silent run was due to the append time of the lease that closed it.",
+        (),
+        _AGE_S,
+    ),
+    Metric("leases_asked_total", "counter", "events", "Leases that the sweeper put on the log."),
+    Metric("expiries_asked_total", "counter", "events", "Expiries that the sweeper put on the log."),
+    Metric("runs_removed_total", "counter", "runs", "Expired runs whose objects were removed."),
+    Metric("sweeps_failed_total", "counter", "sweeps", "Turns of the sweeper that failed and are tried again."),
     Metric("build_info", "gauge", "info", "Always 1; the label says which build runs.", (Label("version"),)),
 )

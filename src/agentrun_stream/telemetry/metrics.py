@@ -158,6 +158,11 @@ class Metrics:
     audit_records: GaugeSeries
     audit_duration_seconds: GaugeSeries
     audit_timestamp_seconds: GaugeSeries
+    lease_detection_seconds: HistogramSeries
+    leases_asked: CounterSeries
+    expiries_asked: CounterSeries
+    runs_removed: CounterSeries
+    sweeps_failed: CounterSeries
     build_info: GaugeSeries
 
     def __init__(self, registry: CollectorRegistry, input_topics: Sequence[str] = (topics.EVENTS,)) -> None:

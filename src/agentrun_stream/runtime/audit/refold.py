@@ -122,6 +122,11 @@ class Refold:
             row = rows.step_row(state, step, self._origin)
             self.steps[state.workspace, state.run_id, "step", step[0]] = row
 
+    def expired(self, run: RunKey) -> bool:
+        """Whether a run is past retention."""
+        state = self.states.get(run)
+        return state is not None and state.expired is not None
+
     def objects(self) -> Iterator[tuple[ObjectKey, int, bool]]:
         """(key, version, whether it must be there) of every object; an expired run's own may be removed."""
         for (workspace, run_id), state in self.states.items():
