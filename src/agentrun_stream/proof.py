@@ -136,9 +136,7 @@ async def run_replay(
     """Make every table again from what the group has committed, and compare. With `swap`, refuse early what can't be."""
     kafka, store, worker = kafka_address(settings), store_address(settings), settings.worker
     shadow, done, started = Shadow(store, into), Replayed(into), time.monotonic()
-    lags = [
-        lag for lag in await admin.group_lag(kafka, worker.group, settings.events_topics) if lag.committed is not None
-    ]
+    lags = await admin.group_lag(kafka, worker.group, settings.events_topics)
     if swap:
         progress("waiting until no worker is a member of the group")
         await _check_swap(settings, lags)
@@ -173,7 +171,9 @@ async def _fold_again(
     kafka: KafkaAddress, replay: Replay, done: Replayed, lags: Sequence[admin.GroupLag], progress: Callable[[str], None]
 ) -> None:
     for lag in lags:
-        end, count = lag.committed or 0, sum(other.part.topic == lag.part.topic for other in lags)
+        if lag.committed is None:
+            continue
+        end, count = lag.committed, sum(other.part.topic == lag.part.topic for other in lags)
         replay.told = lambda at=lag.part: progress(f"{at.topic}:{at.partition}, {replay.records:,} records")  # type: ignore[misc]
         log = read_partition(kafka, lag.part, Span(lag.start, end))
         await replay.partition(Stretch(lag.part, lag.start, end, count), log)

@@ -112,6 +112,8 @@ def test_old_runs_are_reduced_to_their_sums(agentrun_stack: Stack, tmp_path: Pat
         mine = [row for row in sums if row["workspace"] == "short"]
         assert [row for row in made.rows(SUMS) if row["workspace"] == "short"] == mine
         made.assert_exact()
+        replayed = made.agentrun("replay", "--into", "retention_replayed", "-o", "json")
+        assert (replayed.code, orjson.loads(replayed.out)["equal"]) == (0, True), replayed.out + replayed.err
 
 
 @pytest.mark.slow

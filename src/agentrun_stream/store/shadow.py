@@ -21,7 +21,7 @@ from agentrun_stream.store.sql import literal
 # What the log makes. The other tables are the operator's, and stay where they are.
 REBUILT: Final = (
     *("run_objects", "runs", "runs_by_start", "accruals", "settlements", "cost_windows", "window_progress"),
-    *("evidence", "refused", "batches"),
+    *("evidence", "refused", "batches", "run_activity", "expired_runs", "sweep_progress"),
 )
 COMPARED: Final = ("run_objects", "runs", "accruals", "settlements", "refused", "evidence", "cost_by_minute")
 # When something was written, by which worker, and the owner's counters are no functions of the log; nor is how many rows of
@@ -121,7 +121,7 @@ class Shadow:
         return found
 
     def left_out(self, bounds: Sequence[Bounds]) -> int:
-        """How many runs are not compared, because they changed since, or are expired, or began before the log."""
+        """How many runs are not compared, because they changed since, or began before the log."""
         sql = f"SELECT count() FROM (SELECT DISTINCT workspace, run_id FROM ({self._incomparable(bounds)}))"
         return int(next(rows_of(connect(self._live), sql))[0])
 
@@ -151,25 +151,29 @@ class Shadow:
 
     def _comparable(self, table: str, bounds: Sequence[Bounds]) -> str:
         known = f"(workspace, run_id) NOT IN ({self._incomparable(bounds)})"
+        # Of an expired run one object stays; the log brings the others back, and retention removes them again.
+        kept = f"{known} AND (workspace, run_id) NOT IN ({self._expired()})"
         covered = " OR ".join(
             f"(topic = {literal(b.part.topic)} AND partition = {b.part.partition} AND offset >= {b.start} AND offset < {b.end})"
             for b in bounds
         )
         return {
+            "run_objects": f"({kept} OR ({known} AND kind = 'expired'))",
+            "evidence": kept,
             "accruals": f"{known} AND ({covered}) AND {_BOOKED}",
             "refused": f"({covered})",
             "cost_by_minute": f"(ledger = 'settled' OR {_BOOKED})",
         }.get(table, known)
 
     def _incomparable(self, bounds: Sequence[Bounds]) -> str:
-        """Runs that the live side knows more of than the replay saw, and those whose rows retention removed."""
-        rules = ["kind = 'expired'"]
+        """Runs that the live side knows more of than the replay saw."""
+        rules = ["0"]
         for b in bounds:
             outside = f"_offset >= {b.end}"
             if b.start:
                 outside = f"({outside} OR toUnixTimestamp64Milli(_first_appended_at) < {b.first_ms})"
             rules.append(f"(_topic = {literal(b.part.topic)} AND _partition = {b.part.partition} AND {outside})")
-        return (
-            f"SELECT workspace, run_id FROM {self._live.database}.run_objects WHERE {' OR '.join(rules)} "
-            f"UNION DISTINCT SELECT workspace, run_id FROM {self.name}.run_objects WHERE kind = 'expired'"
-        )
+        return f"SELECT workspace, run_id FROM {self._live.database}.run_objects WHERE {' OR '.join(rules)}"
+
+    def _expired(self) -> str:
+        return f"SELECT workspace, run_id FROM {self.name}.run_objects WHERE kind = 'expired'"

@@ -136,13 +136,13 @@ class Comparison:
             row = stored.pop(key, None)
             minutes = settled.pop(key, {})
             projection = project(state, *self._reach.part)
-            if key in self.older or (state.expired is not None and row is None):
+            if key in self.older:
                 continue
             if projection is not None:
                 self._findings.runs += 1
                 self._run(key, projection, row)
                 self._settlements(key, projection, minutes)
-                if projection.settlements and state.expired is None:
+                if projection.settlements:
                     counted = projection.row | {"projection": int(row["projection"]) if row is not None else 0}
                     order = (counted["revision"], counted["projection"])
                     self.published[key] = Expected(self._reach, order, digest_of(run_record(state, counted)))
