@@ -188,8 +188,11 @@ class Membership:
         self._report.log.warning("checkpoint abandoned", why=type(error).__name__, records=batch.records)
 
     def _probe(self, batch: Batch, error: StoreRejectedError) -> None:
+        ours = [(part, entry) for part, entry in batch.parts.items() if entry.records and part in self._held]
+        if not ours:
+            return  # whoever has them now finds the row as we did
         if batch.records <= 1:
-            part, entry = next((p, e) for p, e in batch.parts.items() if e.records)
+            part, entry = ours[0]
             where = f"{part.topic}:{part.partition}:{entry.last_offset}"
             stopped = StoreRejectedError(
                 f"The store refuses the rows of {where} (code {error.code}). {error.message}",
@@ -201,7 +204,7 @@ class Membership:
             return
         self._probe_max = max(1, batch.records // _PROBE_DIVISOR)
         if not self._suspects:
-            self._suspects = [(part, entry.last) for part, entry in batch.parts.items() if entry.records]
+            self._suspects = [(part, entry.last) for part, entry in ours]
 
     def passed(self, batch: Batch) -> None:
         """A checkpoint was written: a suspect that is past its refused range is cleared."""
