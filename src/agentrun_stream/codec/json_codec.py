@@ -25,6 +25,11 @@ def canonical(obj: object) -> str:
     return orjson.dumps(obj, option=orjson.OPT_SORT_KEYS).decode()
 
 
+def fitted(encoded: bytes) -> bytes:
+    """The same bytes in a buffer of their size. orjson leaves the one that it wrote into: 8 to 16 KB for a row of 500 bytes."""
+    return memoryview(encoded).tobytes()
+
+
 def parse(value: bytes) -> tuple[Any, bool]:
     """The object of `value`, and whether writing it again gives the same bytes.
 

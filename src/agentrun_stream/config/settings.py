@@ -102,7 +102,7 @@ class WorkerSettings(_Section):
     topic_epoch: int = _setting(
         0, "number", "Highest 8 bits of every row version; raised by one when topics are replaced.", ge=0, le=255
     )
-    batch_records_max: int = _setting(20_000, "records", "Most records folded into one checkpoint.", ge=1, le=200_000)
+    batch_records_max: int = _setting(40_000, "records", "Most records folded into one checkpoint.", ge=1, le=200_000)
     batch_wait_ms: int = _setting(200, "ms", "Longest wait for a first record of a batch.", ge=1, le=10_000)
     cache_bytes: int = _setting(
         256 * limits.MIB, "bytes", "Room for runs kept in memory; 0 reads every run from the store.", ge=0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentrun_stream import limits
+from agentrun_stream.codec import json_codec
 from agentrun_stream.codec.cloudevents import (
     DEFAULT_WORKSPACE,
     workspace_of,
@@ -26,7 +27,7 @@ from agentrun_stream.runtime.assigned import Assigned, Dropped
 from agentrun_stream.runtime.letters import Refused
 from agentrun_stream.store import rows
 
-CHUNK_RECORDS: Final = 256
+CHUNK_RECORDS: Final = 128
 ALREADY: Final = "already_folded"
 REHOMED: Final = "rehomed"
 _FUTURE_S: Final = limits.FUTURE_MS_MAX / 1000
@@ -82,7 +83,7 @@ class Batch:
 
     def put(self, table: str, row: bytes) -> None:
         """Add one encoded row."""
-        self.rows.setdefault(table, []).append(row)
+        self.rows.setdefault(table, []).append(json_codec.fitted(row))
         self.counts[table] = self.counts.get(table, 0) + 1
 
     def put_all(self, table: str, encoded: list[bytes]) -> None:
@@ -311,7 +312,7 @@ class PartFolder:
             batch.put("settlements", rows.row(settlement))
         if projection.settlements:  # closed now, or once: later revisions are told too
             order = (("revision", str(row["revision"]).encode()), ("projection", str(row["projection"]).encode()))
-            part.runs.append(Outgoing(run_key(*key), run_record(state, row), order))
+            part.runs.append(Outgoing(run_key(*key), json_codec.fitted(run_record(state, row)), order))
         if projection.closed and not self._was_closed.get(key, False):
             end = (row["status"], row["outcome"] or "none")
             batch.ended[end] = batch.ended.get(end, 0) + 1

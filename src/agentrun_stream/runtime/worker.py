@@ -32,7 +32,7 @@ class WorkerOptions:
     name: str
     group: str = "agentrun"
     topic_epoch: int = 0
-    batch_records_max: int = 20_000
+    batch_records_max: int = 40_000
     batch_wait_ms: int = 200
     cache_bytes: int = 256 * 1024 * 1024
     routes: Mapping[str, Route] | None = None
