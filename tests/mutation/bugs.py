@@ -69,3 +69,19 @@ BUGS: Final = {
         "offset = known if bounds.committed is None else max(known, bounds.committed)",
     ),
 }
+
+# What no twin plays: (the bug, the test on the real store that must notice).
+STORE_BUGS: Final = {
+    "touched windows are found by a high-water mark": (
+        Bug(
+            "store/windows.py",
+            "if minus([part.blocks], joined(self.seen.get(place, ())))",
+            "if part.blocks.last > max((i.last for i in self.seen.get(place, ())), default=0)",
+        ),
+        "integration/test_windows.py::test_a_block_that_becomes_visible_late_is_found",
+    ),
+    "an old version of an object is looked up": (
+        Bug("store/reader.py", "ORDER BY _version\n", "ORDER BY _version DESC\n"),
+        "contract/test_store_contract.py",
+    ),
+}
