@@ -1,0 +1,282 @@
+"""The verifier: (raw bytes, steps, registry, time) -> verdict. Facts first, which need no registry; the opinion after them.
+
+Must not live here: stores, brokers, a clock, files of keys.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from agentrun_stream import limits
+from agentrun_stream.codec import arsig as suite
+from agentrun_stream.codec import ed25519, keynames
+from agentrun_stream.codec.arsig import Arsig
+from agentrun_stream.codec.canonical import run_hash
+from agentrun_stream.codec.strict_json import UnreadableError, read
+from agentrun_stream.model.chain import NO_MARKS, Link, Marks, judge_chain
+from agentrun_stream.model.facts import HOLDS, INVALID, MALFORMED, UNSIGNED, UNSUPPORTED, Facts, Seal
+from agentrun_stream.model.run import TERMINAL
+from agentrun_stream.model.trust import Registry, judge_key
+from agentrun_stream.model.verdict import STEPS_UNCOVERED, Axes, Verdict, headline
+
+_NONE: Final = type(None)
+_RUN_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("id", "agent_id", "status", "started_at"), (str,)),
+    **dict.fromkeys(("model", "trigger", "parent_run_id"), (str, _NONE)),
+    **dict.fromkeys(("steps", "tools_available", "tags"), (list, _NONE)),
+    **dict.fromkeys(("cost", "provenance", "metadata"), (dict, _NONE)),
+}
+_PROVENANCE_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("run_hash", "parent_run_hash", "config_hash", "signed_by", "signature"), (str, _NONE)),
+    "lineage": (list, _NONE),
+}
+_HASHED: Final = ("agent_id", "model", "tools_available", "trigger", "provenance")
+
+
+class Step(NamedTuple):
+    """A streamed step as the chain sees it. `link` is None where it has no `seq` and `prev`."""
+
+    link: Link | None
+
+
+class Judgement(NamedTuple):
+    """What an opinion is made with: the workspace, its keys, and the broker's append time in seconds since 1970."""
+
+    workspace: str
+    registry: Registry
+    at_s: float
+
+
+# ---- facts: a function of the bytes alone
+
+
+def facts_of(raw: bytes) -> Facts:
+    """The facts of one record that carries an AgentRun, bare or in an envelope; the equation is looked at too."""
+    facts = read_facts(raw)
+    settle(facts)
+    return facts
+
+
+def read_facts(raw: bytes) -> Facts:
+    """As `facts_of`, but the equation is left to `settle`, so that many of them can be looked at in threads."""
+    try:
+        run, plain = read_object(raw)
+    except UnreadableError as error:
+        return Facts(signature=MALFORMED, reasons=(error.code,))
+    return facts_of_run(run, plain=plain)
+
+
+def settle(facts: Facts) -> None:
+    """Look at the equation of a well-formed signature."""
+    if facts.signature is None and facts.seal is not None:
+        if ed25519.holds(*facts.seal):
+            facts.signature = HOLDS
+        else:
+            facts.signature, facts.reasons = INVALID, (*facts.reasons, "bad_signature")
+
+
+def read_object(raw: bytes) -> tuple[dict[str, Any], bool]:
+    """The object that strict bytes carry, bare or in an envelope, and whether they are plain. Raises UnreadableError."""
+    # An envelope is one level around the object, whose own root is level 1.
+    obj, plain = read(raw, limits.OBJECT_DEPTH_MAX + 1)
+    if isinstance(obj, dict) and "specversion" in obj and "type" in obj:
+        obj = obj.get("data")
+    elif _is_deep(raw):
+        read(raw)
+    if not isinstance(obj, dict):
+        raise UnreadableError("not_an_object")
+    return obj, plain
+
+
+def _is_deep(raw: bytes) -> bool:
+    return raw.count(b"{") + raw.count(b"[") > limits.OBJECT_DEPTH_MAX
+
+
+def read_step(raw: bytes) -> Step | None:
+    """A streamed step; None where its bytes are no strict I-JSON object, so that it never arrived."""
+    try:
+        step, plain = read_object(raw)
+    except UnreadableError:
+        return None
+    metadata = step.get("metadata")
+    return Step(None if not isinstance(metadata, dict) else suite.step_link(step, plain=plain))
+
+
+def facts_of_run(run: dict[str, Any], *, plain: bool) -> Facts:
+    """The facts of an AgentRun that came out of the strict reader."""
+    facts = Facts(closed=run.get("status") in TERMINAL)
+    flaw = _flaw(run)
+    if flaw is None or not _ill_typed(run, _HASHED):
+        _judge_hash(facts, run)
+    if flaw == "shape":
+        return _refused(facts, flaw)
+    facts.run_id, facts.agent_id = run.get("id", ""), run.get("agent_id", "")
+    facts.lineage = _lineage(run)
+    arsig = _read_arsig(facts, run)
+    if facts.commitment is not None:
+        facts.links = tuple(
+            link for step in run.get("steps") or () if (link := suite.step_link(step, plain=plain)) is not None
+        )
+    if flaw is not None:
+        return _refused(facts, flaw)
+    facts.run_digest = suite.run_digest(run, plain=plain)
+    _read_signature(facts, run, arsig)
+    return facts
+
+
+def _flaw(run: dict[str, Any]) -> str | None:
+    """What makes a run malformed before anybody asks whether it is signed: an ill-typed member, or one over a limit."""
+    if _ill_typed(run, _RUN_TYPES):
+        return "shape"
+    if len(run.get("steps") or ()) > limits.SIGNED_STEPS_MAX:
+        return "limit_steps"
+    if len((run.get("provenance") or {}).get("lineage") or ()) > limits.SIGNED_LINEAGE_MAX:
+        return "limit_lineage"
+    arsig = (run.get("metadata") or {}).get("arsig")
+    parents = arsig.get("parents") if isinstance(arsig, dict) else None
+    if isinstance(parents, list) and len(parents) > limits.SIGNED_PARENTS_MAX:
+        return "limit_parents"
+    return None
+
+
+def _ill_typed(run: dict[str, Any], names: Iterable[str]) -> bool:
+    """Whether one of these members, or what the suite reads inside of it, has a wrong type."""
+    for name in names:
+        if name in run and not isinstance(run[name], _RUN_TYPES[name]):
+            return True
+    if "provenance" in names and _ill_typed_provenance(run.get("provenance") or {}):
+        return True
+    if not all(isinstance(tool, str) for tool in run.get("tools_available") or ()):
+        return True
+    return "steps" in names and not all(map(_is_step, run.get("steps") or ()))
+
+
+def _ill_typed_provenance(provenance: dict[str, Any]) -> bool:
+    for name, types in _PROVENANCE_TYPES.items():
+        if name in provenance and not isinstance(provenance[name], types):
+            return True
+    return not all(isinstance(value, str) for value in provenance.get("lineage") or ())
+
+
+def _is_step(step: object) -> bool:
+    return isinstance(step, dict) and isinstance(step.get("metadata"), dict | _NONE)
+
+
+def _refused(facts: Facts, reason: str) -> Facts:
+    facts.signature, facts.reasons = MALFORMED, (*facts.reasons, reason)
+    return facts
+
+
+def _judge_hash(facts: Facts, run: dict[str, Any]) -> None:
+    stated = (run.get("provenance") or {}).get("run_hash")
+    facts.run_hash = run_hash(run)
+    if stated is not None:
+        facts.hash = "match" if stated == facts.run_hash else "mismatch"
+        if facts.hash == "mismatch":
+            facts.reasons = ("run_hash_mismatch",)
+
+
+def _lineage(run: dict[str, Any]) -> str:
+    """The lineage axis as far as the run itself says: parents are looked up by somebody else."""
+    provenance = run.get("provenance") or {}
+    if run.get("parent_run_id") is not None:
+        return "pending"
+    if provenance.get("parent_run_hash") is not None or provenance.get("lineage"):
+        return "mismatch"
+    arsig = (run.get("metadata") or {}).get("arsig")
+    return "pending" if isinstance(arsig, dict) and arsig.get("parents") else "root"
+
+
+def _read_arsig(facts: Facts, run: dict[str, Any]) -> Arsig:
+    """Read `metadata.arsig`, and make the genesis where it is defined."""
+    arsig = suite.arsig_of(run)
+    facts.commitment, facts.parents = arsig.steps, arsig.parents or ()
+    stated = (run.get("provenance") or {}).get("run_hash")
+    if arsig.tenant is None or arsig.parents is None or stated is None or "started_at" not in run:
+        return arsig
+    if _has_identifiers(run):
+        facts.genesis = suite.genesis_of(run, stated, arsig.tenant, arsig.parents)
+    return arsig
+
+
+def _has_identifiers(run: dict[str, Any]) -> bool:
+    return all(suite.IDENTIFIER.match(run.get(name, "")) for name in ("id", "agent_id"))
+
+
+def _read_signature(facts: Facts, run: dict[str, Any], arsig: Arsig) -> None:
+    provenance = run.get("provenance") or {}
+    text = provenance.get("signature")
+    if not text:
+        facts.signature = UNSIGNED
+    elif not text.startswith(keynames.SUITE):
+        facts.signature, facts.reasons = UNSUPPORTED, (*facts.reasons, "suite")
+    elif arsig.flaw or facts.genesis is None or facts.run_digest is None or not facts.closed:
+        _refused(facts, arsig.flaw or _missing(facts, run))
+    else:
+        try:
+            name = keynames.named_by_did(provenance.get("signed_by") or "")
+        except ValueError:
+            _refused(facts, "signed_by")
+            return
+        try:
+            signature = keynames.signature_bytes(text)
+        except ValueError:
+            _refused(facts, "signature_encoding")
+            return
+        facts.kid, facts.tenant, facts.rev = name.kid, arsig.tenant, arsig.rev
+        facts.statement = suite.statement_of(run, arsig, facts.genesis, facts.run_digest)
+        facts.seal = Seal(name.public, signature, suite.message_of(facts.statement))
+
+
+def _missing(facts: Facts, run: dict[str, Any]) -> str:
+    """Which rule of signed runs a run with a good `metadata.arsig` breaks."""
+    if not _has_identifiers(run):
+        return "identifier"
+    if (run.get("provenance") or {}).get("run_hash") is None:
+        return "run_hash_missing"
+    return "not_terminal" if not facts.closed else "shape"
+
+
+# ---- the opinion: what the keys of a workspace make of the facts
+
+
+def signature_axis(facts: Facts, judgement: Judgement) -> tuple[str, str | None]:
+    """The signature axis, and the reason code that trust adds."""
+    if facts.signature != HOLDS or facts.kid is None:
+        return facts.signature or INVALID, None
+    if facts.tenant != judgement.workspace:
+        return "tenant_mismatch", "tenant"
+    return judge_key(judgement.registry, facts.kid, facts.agent_id, judgement.at_s)
+
+
+def judge(facts: Facts, judgement: Judgement, links: Iterable[Link] = (), marks: Marks = NO_MARKS) -> Verdict:
+    """The verdict on a run, from its facts, the links of its streamed steps, and the opinion of the registry.
+
+    The lineage axis is what the run says itself: `root`, `mismatch`, or `pending` until its parents were looked up.
+    """
+    signature, doubt = signature_axis(facts, judgement)
+    chain = judge_chain((*facts.links, *links), facts.commitment, facts.genesis, marks)
+    axes = Axes(
+        facts.hash, chain.axis, signature, facts.lineage, facts.closed, uncovered=STEPS_UNCOVERED in chain.reasons
+    )
+    return Verdict(
+        headline(axes),
+        facts.hash,
+        chain.axis,
+        signature,
+        facts.lineage,
+        reasons=tuple(sorted({*facts.reasons, *chain.reasons, *(() if doubt is None else (doubt,))})),
+        details=chain.details,
+        run_digest=facts.run_digest,
+        genesis=facts.genesis,
+        kid=facts.kid,
+        registry_version=judgement.registry.version,
+        judged_at_s=judgement.at_s,
+    )
+
+
+def marks_of(steps: Iterable[Step | None]) -> tuple[list[Link], Marks]:
+    """The links of streamed steps, in any order, and what else they left behind."""
+    arrived = list(steps)
+    there = [step for step in arrived if step is not None]
+    links = [step.link for step in there if step.link is not None]
+    return links, Marks(streamed=bool(there), unchained=len(links) < len(there), broken=len(there) < len(arrived))
