@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from agentrun_stream import limits
-from agentrun_stream.codec.canonical import jcs, utf16_order
+from agentrun_stream.codec.canonical import jcs, utf16_sorted
 from agentrun_stream.model.chain import Commitment, Link
 
 STATEMENT_TYPE: Final = "application/vnd.in-toto+json"
@@ -23,7 +23,7 @@ _PREDICATE: Final = "urn:agent-run:attestation:run:v1"
 IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,128}\Z")
 _HEX: Final = re.compile(r"[0-9a-f]{64}\Z")
 _SIGNED_AT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\Z", re.ASCII)
-_OUTSIDE: Final = frozenset({"eval", "workspace_id"})
+_OUTSIDE: Final = ("eval", "workspace_id")
 _DROPPED_EMPTY: Final = ("steps", "tools_available", "tags")
 _SORTED: Final = orjson.OPT_SORT_KEYS
 
@@ -57,14 +57,16 @@ def canonical(obj: object, *, plain: bool) -> bytes:
 # ---- what of a run and a step is covered
 
 
-def covered_view(run: Mapping[str, Any]) -> dict[str, Any]:
+def covered_view(run: dict[str, Any]) -> dict[str, Any]:
     """The part of a run that a signature covers. The list is the suite's and never read from the message."""
-    view = {name: value for name, value in run.items() if value is not None and name not in _OUTSIDE}
+    view = _without_nulls(run).copy()
+    for name in _OUTSIDE:
+        view.pop(name, None)
     if "cost" in view:
         view["cost"] = _without_nulls(view["cost"])
-    provenance = view.get("provenance")
-    if provenance is not None:
-        view["provenance"] = provenance = {k: v for k, v in provenance.items() if v is not None and k != "signature"}
+    if "provenance" in view:
+        provenance = view["provenance"] = _without_nulls(view["provenance"]).copy()
+        provenance.pop("signature", None)
         if provenance.get("lineage") == []:
             del provenance["lineage"]
     for name in _DROPPED_EMPTY:
@@ -73,11 +75,11 @@ def covered_view(run: Mapping[str, Any]) -> dict[str, Any]:
     if "steps" in view:
         view["steps"] = [_without_nulls(step) for step in view["steps"]]
     if "tools_available" in view:
-        view["tools_available"] = sorted(view["tools_available"], key=utf16_order)
+        view["tools_available"] = utf16_sorted(view["tools_available"])
     return view
 
 
-def run_digest(run: Mapping[str, Any], *, plain: bool = False) -> str:
+def run_digest(run: dict[str, Any], *, plain: bool = False) -> str:
     """The digest of what is covered of a run."""
     return hashlib.sha256(canonical(covered_view(run), plain=plain)).hexdigest()
 
@@ -107,11 +109,9 @@ def step_link(step: dict[str, Any], *, plain: bool = False) -> Link | None:
 
 def whole(value: object) -> int | None:
     """A whole number in any spelling (2, 2.0); None for anything else, or what a float can't hold exactly."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if value != value // 1 or abs(value) > limits.SAFE_INTEGER_MAX:
-        return None
-    return int(value)
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and abs(value) <= limits.SAFE_INTEGER_MAX else None
 
 
 # ---- metadata.arsig
@@ -166,7 +166,7 @@ def _commitment(value: object) -> tuple[Commitment | None, str | None]:
 
 
 def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and _HEX.match(value) is not None
+    return type(value) is str and _HEX.match(value) is not None
 
 
 def _is_utc(value: object) -> bool:
@@ -186,7 +186,7 @@ def genesis_of(run: Mapping[str, Any], run_hash: str, tenant: str, parents: Sequ
     """The identity of a run that is known when it starts."""
     body = {
         "agent_id": run["agent_id"],
-        "parents": sorted(parent.genesis for parent in parents),
+        "parents": sorted(parent.genesis for parent in parents) if parents else [],
         "run_hash": run_hash,
         "run_id": run["id"],
         "started_at": run["started_at"],

@@ -48,6 +48,11 @@ def utf16_order(text: str) -> bytes:
     return text.encode("utf-16-be")
 
 
+def utf16_sorted(texts: Sequence[str]) -> list[str]:
+    """The texts in JavaScript's order, which is Python's where all is ASCII."""
+    return sorted(texts) if "".join(texts).isascii() else sorted(texts, key=utf16_order)
+
+
 def _tools_text(tools: Sequence[str]) -> str:
     # orjson escapes exactly what JSON.stringify escapes, in the same spelling.
-    return orjson.dumps(sorted(tools, key=utf16_order)).decode()
+    return orjson.dumps(utf16_sorted(tools)).decode()

@@ -11,16 +11,17 @@ from typing import Any, Final, NamedTuple, NoReturn
 import orjson
 
 from agentrun_stream import limits
+from agentrun_stream.codec.json_codec import too_deep
 
 _BOM: Final = b"\xef\xbb\xbf"
 _DIGITS_MAX: Final = len(str(limits.SAFE_INTEGER_MAX))
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NOT_OPENING: Final = bytes(i for i in range(256) if i not in b"[{")
 _NOT_BRACKETS: Final = bytes(i for i in range(256) if i not in _STEP)
-# Digits and the minus sign become 0, so that a look for two bytes finds the start of any number in a list.
-_FOLD: Final = bytes(ord("0") if i == ord("-") or ord("0") <= i <= ord("9") else i for i in range(256))
-_IN_OBJECT: Final = re.compile(rb'":-?(?:[0-9]{16}|[0-9]+[.eE])')
-_IN_LIST: Final = re.compile(rb"[\[,]-?(?:[0-9]{16}|[0-9]+[.eE])")
-_NUMBER: Final = re.compile(rb'(?:":|[\[,])(-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?)')
+# A long integer or a float, as a member, after a comma, first in a list. The possessive count makes a look at an ordinary
+# integer end at its last digit; a pattern for each place lets the search jump to it.
+_LONG: Final = rb"([0-9-]{1,15}+[.eE0-9][.eE0-9+-]*)"
+_LONG_NUMBERS: Final = tuple(re.compile(place + _LONG).findall for place in (rb'":', rb",", rb"\["))
 _FAR: Final = re.compile(rb"[\xee-\xf4]")
 _FLOAT_MIN: Final = 1e-4
 _FLOAT_MAX: Final = 1e16
@@ -35,10 +36,14 @@ class UnreadableError(ValueError):
 
 
 class Document(NamedTuple):
-    """What strict bytes hold. With `plain`, sorted orjson writes any part of it as RFC 8785 does."""
+    """What strict bytes hold. With `plain`, sorted orjson writes any part of it as RFC 8785 does.
+
+    Unless `bushy`, it has so few brackets that no part nests too deeply.
+    """
 
     obj: Any
     plain: bool
+    bushy: bool
 
 
 def read(raw: bytes, depth_max: int = limits.OBJECT_DEPTH_MAX) -> Document:
@@ -47,13 +52,14 @@ def read(raw: bytes, depth_max: int = limits.OBJECT_DEPTH_MAX) -> Document:
     Two cheap proofs spare most documents the strict reader: what orjson writes again byte for byte is compact, has no
     duplicate names and lost no digit; and `is_plain` rules out integers beyond 2^53.
     """
+    bushy = len(raw.translate(None, _NOT_OPENING)) > min(depth_max, limits.OBJECT_DEPTH_MAX)
     try:
         obj = orjson.loads(raw)
-        if orjson.dumps(obj) == raw and is_plain(raw) and not _deeper(raw, depth_max):
-            return Document(obj, plain=True)
+        if orjson.dumps(obj) == raw and is_plain(raw) and not (bushy and too_deep(obj, depth_max)):
+            return Document(obj, plain=True, bushy=bushy)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         pass  # the strict reader decides, and knows why
-    return Document(_read_strictly(raw, depth_max), plain=False)
+    return Document(_read_strictly(raw, depth_max), plain=False, bushy=bushy)
 
 
 def is_plain(compact: bytes) -> bool:
@@ -66,25 +72,26 @@ def is_plain(compact: bytes) -> bool:
         return False
     if not compact.isascii() and _FAR.search(compact):
         return False
-    folded = compact.translate(_FOLD)
-    lists = b"[0" in folded or b",0" in folded
-    if not _IN_OBJECT.search(compact) and not (lists and _IN_LIST.search(compact)):
-        return True
-    return all(map(_is_plain_number, _NUMBER.finditer(compact)))
+    for find in _LONG_NUMBERS:
+        for text in find(compact):
+            if not _is_plain_number(text):
+                return False
+    return True
 
 
-def _is_plain_number(found: re.Match[bytes]) -> bool:
-    text, fraction, exponent = found.groups()
-    if fraction is None and exponent is None:
-        return len(text) <= _DIGITS_MAX and abs(int(text)) <= limits.SAFE_INTEGER_MAX
-    number = float(text)
+def _is_plain_number(text: bytes) -> bool:
+    """Whether the two write a long integer or a float alike."""
+    try:
+        number = float(text)
+        if text.removeprefix(b"-").isdigit():
+            return abs(number) <= limits.SAFE_INTEGER_MAX  # a float tells 2^53 - 1 from 2^53
+    except ValueError:
+        return False  # it stands inside a string
     return _FLOAT_MIN <= abs(number) < _FLOAT_MAX and not number.is_integer()
 
 
 def _deeper(raw: bytes, depth_max: int) -> bool:
     """Whether the brackets outside of strings nest deeper than `depth_max`; in linear time, whatever the bytes are."""
-    if raw.count(b"{") + raw.count(b"[") <= depth_max:
-        return False
     bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside = b"".join(bare.split(b'"')[::2]).translate(None, _NOT_BRACKETS)
     return max(accumulate(map(_STEP.__getitem__, outside)), default=0) > depth_max

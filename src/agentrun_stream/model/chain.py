@@ -3,7 +3,7 @@
 Must not live here: digests (codec/arsig.py), signatures, trust.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 
@@ -64,9 +64,10 @@ def judge_chain(
     broken = ("step_malformed",) if marks.broken else ()
     if commitment is None or genesis is None:
         return ChainAxis("absent", broken + (("steps_uncovered",) if marks.streamed else ()))
-    found = set(links)
-    if not marks.unchained and not marks.conflict and _is_whole(found, commitment, genesis):
-        return ChainAxis("intact", broken)
+    found = tuple(links)
+    if not marks.unchained and not marks.conflict:
+        if _is_whole(found, commitment, genesis) or _is_whole(sorted(found), commitment, genesis):
+            return ChainAxis("intact", broken)
     versions: _Versions = {}
     for link in found:
         versions.setdefault(link.seq, {})[link.digest] = link.prev
@@ -79,11 +80,12 @@ def judge_chain(
     )
 
 
-def _is_whole(found: set[Link], commitment: Commitment, genesis: str) -> bool:
+def _is_whole(found: Sequence[Link], commitment: Commitment, genesis: str) -> bool:
+    """Whether every step is there once, in order, and follows from the one before: what most chains are."""
     if len(found) != commitment.length:
         return False
     expected = genesis
-    for at, (seq, prev, digest) in enumerate(sorted(found)):
+    for at, (seq, prev, digest) in enumerate(found):
         if seq != at or prev != expected:
             return False
         expected = digest

@@ -4,15 +4,14 @@ Must not live here: cryptography, or trust in keys.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 VERIFIER: Final = "arsig1/1"  # the suite, and a number that rises when this verifier changes its mind
 STEPS_UNCOVERED: Final = "steps_uncovered"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is proved of a run, axis by axis, and the headline that sums it up.
 
     `reasons` are stable codes, sorted; `details` say the same for people. Digests and key are None where they are not
@@ -38,8 +37,7 @@ class Verdict:
     verifier: str = VERIFIER
 
 
-@dataclass(frozen=True, slots=True)
-class Axes:
+class Axes(NamedTuple):
     """What a headline is made of. `closed` says whether the run has ended, `uncovered` that no commitment covers its steps."""
 
     hash: str
@@ -64,6 +62,7 @@ _HEADLINES: Final[tuple[tuple[str, Callable[[Axes], bool]], ...]] = (
 )
 
 
+@cache  # over a few hundred combinations of words
 def headline(axes: Axes) -> str:
     """The one word for a run. What no line of the table knows is not verified."""
     return next((word for word, applies in _HEADLINES if applies(axes)), "unverifiable")

@@ -11,6 +11,7 @@ from agentrun_stream.codec import arsig as suite
 from agentrun_stream.codec import ed25519, keynames
 from agentrun_stream.codec.arsig import Arsig
 from agentrun_stream.codec.canonical import run_hash
+from agentrun_stream.codec.json_codec import too_deep
 from agentrun_stream.codec.strict_json import UnreadableError, read
 from agentrun_stream.model.chain import NO_MARKS, Link, Marks, judge_chain
 from agentrun_stream.model.facts import HOLDS, INVALID, MALFORMED, UNSIGNED, UNSUPPORTED, Facts, Seal
@@ -19,17 +20,20 @@ from agentrun_stream.model.trust import Registry, judge_key
 from agentrun_stream.model.verdict import STEPS_UNCOVERED, Axes, Verdict, headline
 
 _NONE: Final = type(None)
-_RUN_TYPES: Final[dict[str, tuple[type, ...]]] = {
-    **dict.fromkeys(("id", "agent_id", "status", "started_at"), (str,)),
-    **dict.fromkeys(("model", "trigger", "parent_run_id"), (str, _NONE)),
-    **dict.fromkeys(("steps", "tools_available", "tags"), (list, _NONE)),
-    **dict.fromkeys(("cost", "provenance", "metadata"), (dict, _NONE)),
+# What the suite reads of a run, by its type; null counts as not given.
+_RUN_TYPES: Final[dict[str, type]] = {
+    **dict.fromkeys(("id", "agent_id", "status", "started_at", "model", "trigger", "parent_run_id"), str),
+    **dict.fromkeys(("steps", "tools_available", "tags"), list),
+    **dict.fromkeys(("cost", "provenance", "metadata"), dict),
 }
-_PROVENANCE_TYPES: Final[dict[str, tuple[type, ...]]] = {
-    **dict.fromkeys(("run_hash", "parent_run_hash", "config_hash", "signed_by", "signature"), (str, _NONE)),
-    "lineage": (list, _NONE),
+_PROVENANCE_TYPES: Final[dict[str, type]] = {
+    **dict.fromkeys(("run_hash", "parent_run_hash", "config_hash", "signed_by", "signature"), str),
+    "lineage": list,
 }
-_HASHED: Final = ("agent_id", "model", "tools_available", "trigger", "provenance")
+_HASHED_TYPES: Final = {
+    name: _RUN_TYPES[name] for name in ("agent_id", "model", "tools_available", "trigger", "provenance")
+}
+_TEXT: Final = frozenset({str})
 
 
 class Step(NamedTuple):
@@ -77,18 +81,14 @@ def settle(facts: Facts) -> None:
 def read_object(raw: bytes) -> tuple[dict[str, Any], bool]:
     """The object that strict bytes carry, bare or in an envelope, and whether they are plain. Raises UnreadableError."""
     # An envelope is one level around the object, whose own root is level 1.
-    obj, plain = read(raw, limits.OBJECT_DEPTH_MAX + 1)
+    obj, plain, bushy = read(raw, limits.OBJECT_DEPTH_MAX + 1)
     if isinstance(obj, dict) and "specversion" in obj and "type" in obj:
         obj = obj.get("data")
-    elif _is_deep(raw):
-        read(raw)
+    if bushy and too_deep(obj):
+        raise UnreadableError("too_deep")
     if not isinstance(obj, dict):
         raise UnreadableError("not_an_object")
     return obj, plain
-
-
-def _is_deep(raw: bytes) -> bool:
-    return raw.count(b"{") + raw.count(b"[") > limits.OBJECT_DEPTH_MAX
 
 
 def read_step(raw: bytes) -> Step | None:
@@ -103,19 +103,19 @@ def read_step(raw: bytes) -> Step | None:
 
 def facts_of_run(run: dict[str, Any], *, plain: bool) -> Facts:
     """The facts of an AgentRun that came out of the strict reader."""
-    facts = Facts(closed=run.get("status") in TERMINAL)
+    facts = Facts()
     flaw = _flaw(run)
-    if flaw is None or not _ill_typed(run, _HASHED):
+    if flaw is None or not _ill_typed(run, _HASHED_TYPES):
         _judge_hash(facts, run)
     if flaw == "shape":
         return _refused(facts, flaw)
-    facts.run_id, facts.agent_id = run.get("id", ""), run.get("agent_id", "")
+    facts.closed = run.get("status") in TERMINAL
+    facts.run_id, facts.agent_id = run.get("id") or "", run.get("agent_id") or ""
     facts.lineage = _lineage(run)
     arsig = _read_arsig(facts, run)
-    if facts.commitment is not None:
-        facts.links = tuple(
-            link for step in run.get("steps") or () if (link := suite.step_link(step, plain=plain)) is not None
-        )
+    steps = run.get("steps")
+    if steps and facts.commitment is not None:
+        facts.links = tuple(link for step in steps if (link := suite.step_link(step, plain=plain)) is not None)
     if flaw is not None:
         return _refused(facts, flaw)
     facts.run_digest = suite.run_digest(run, plain=plain)
@@ -125,7 +125,7 @@ def facts_of_run(run: dict[str, Any], *, plain: bool) -> Facts:
 
 def _flaw(run: dict[str, Any]) -> str | None:
     """What makes a run malformed before anybody asks whether it is signed: an ill-typed member, or one over a limit."""
-    if _ill_typed(run, _RUN_TYPES):
+    if _ill_typed(run, _RUN_TYPES) or not all(map(_is_step, run.get("steps") or ())):
         return "shape"
     if len(run.get("steps") or ()) > limits.SIGNED_STEPS_MAX:
         return "limit_steps"
@@ -138,23 +138,23 @@ def _flaw(run: dict[str, Any]) -> str | None:
     return None
 
 
-def _ill_typed(run: dict[str, Any], names: Iterable[str]) -> bool:
+def _ill_typed(run: dict[str, Any], types: dict[str, type]) -> bool:
     """Whether one of these members, or what the suite reads inside of it, has a wrong type."""
-    for name in names:
-        if name in run and not isinstance(run[name], _RUN_TYPES[name]):
-            return True
-    if "provenance" in names and _ill_typed_provenance(run.get("provenance") or {}):
+    if _misfit(run, types):
         return True
-    if not all(isinstance(tool, str) for tool in run.get("tools_available") or ()):
-        return True
-    return "steps" in names and not all(map(_is_step, run.get("steps") or ()))
+    provenance = run.get("provenance") or {}
+    return (
+        _misfit(provenance, _PROVENANCE_TYPES)
+        or not _TEXT.issuperset(map(type, provenance.get("lineage") or ()))
+        or not _TEXT.issuperset(map(type, run.get("tools_available") or ()))
+    )
 
 
-def _ill_typed_provenance(provenance: dict[str, Any]) -> bool:
-    for name, types in _PROVENANCE_TYPES.items():
-        if name in provenance and not isinstance(provenance[name], types):
+def _misfit(obj: dict[str, Any], types: dict[str, type]) -> bool:
+    for name, value in obj.items():
+        if name in types and value is not None and type(value) is not types[name]:
             return True
-    return not all(isinstance(value, str) for value in provenance.get("lineage") or ())
+    return False
 
 
 def _is_step(step: object) -> bool:
@@ -191,15 +191,15 @@ def _read_arsig(facts: Facts, run: dict[str, Any]) -> Arsig:
     arsig = suite.arsig_of(run)
     facts.commitment, facts.parents = arsig.steps, arsig.parents or ()
     stated = (run.get("provenance") or {}).get("run_hash")
-    if arsig.tenant is None or arsig.parents is None or stated is None or "started_at" not in run:
+    if arsig.tenant is None or arsig.parents is None or stated is None or run.get("started_at") is None:
         return arsig
-    if _has_identifiers(run):
+    if _has_identifiers(facts):
         facts.genesis = suite.genesis_of(run, stated, arsig.tenant, arsig.parents)
     return arsig
 
 
-def _has_identifiers(run: dict[str, Any]) -> bool:
-    return all(suite.IDENTIFIER.match(run.get(name, "")) for name in ("id", "agent_id"))
+def _has_identifiers(facts: Facts) -> bool:
+    return suite.IDENTIFIER.match(facts.run_id) is not None and suite.IDENTIFIER.match(facts.agent_id) is not None
 
 
 def _read_signature(facts: Facts, run: dict[str, Any], arsig: Arsig) -> None:
@@ -229,7 +229,7 @@ def _read_signature(facts: Facts, run: dict[str, Any], arsig: Arsig) -> None:
 
 def _missing(facts: Facts, run: dict[str, Any]) -> str:
     """Which rule of signed runs a run with a good `metadata.arsig` breaks."""
-    if not _has_identifiers(run):
+    if not _has_identifiers(facts):
         return "identifier"
     if (run.get("provenance") or {}).get("run_hash") is None:
         return "run_hash_missing"
@@ -264,7 +264,7 @@ def judge(facts: Facts, judgement: Judgement, links: Iterable[Link] = (), marks:
         chain.axis,
         signature,
         facts.lineage,
-        reasons=tuple(sorted({*facts.reasons, *chain.reasons, *(() if doubt is None else (doubt,))})),
+        reasons=_sorted((*facts.reasons, *chain.reasons, doubt)) if doubt or chain.reasons or facts.reasons else (),
         details=chain.details,
         run_digest=facts.run_digest,
         genesis=facts.genesis,
@@ -272,6 +272,10 @@ def judge(facts: Facts, judgement: Judgement, links: Iterable[Link] = (), marks:
         registry_version=judgement.registry.version,
         judged_at_s=judgement.at_s,
     )
+
+
+def _sorted(reasons: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(sorted({reason for reason in reasons if reason is not None}))
 
 
 def marks_of(steps: Iterable[Step | None]) -> tuple[list[Link], Marks]:

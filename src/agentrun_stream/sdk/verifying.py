@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,8 +35,7 @@ def verify_run(
     links, marks = marks_of(map(read_step, steps))
     verdict = judge(facts, Judgement(workspace, known, moment.timestamp()), links, marks)
     statement = facts.statement
-    return replace(
-        verdict,
+    return verdict._replace(
         raw_sha256=hashlib.sha256(raw).hexdigest(),
         statement_sha256=None if statement is None else hashlib.sha256(statement).hexdigest(),
         message_sha256=None if statement is None else hashlib.sha256(message_of(statement)).hexdigest(),
