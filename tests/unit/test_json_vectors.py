@@ -1,7 +1,6 @@
 """Strict JSON and RFC 8785: the shared files are accepted, refused and written as their authors say."""
 
 import base64
-from typing import Any
 
 import pytest
 

@@ -15,6 +15,7 @@ import orjson
 from agentrun_stream import limits
 from agentrun_stream.codec.canonical import jcs, utf16_sorted
 from agentrun_stream.model.chain import Commitment, Link
+from agentrun_stream.model.facts import Parent
 
 STATEMENT_TYPE: Final = "application/vnd.in-toto+json"
 GENESIS_TYPE: Final = "application/vnd.agentrun.genesis.v1+json"
@@ -26,13 +27,6 @@ _SIGNED_AT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\Z", re.
 _OUTSIDE: Final = ("eval", "workspace_id")
 _DROPPED_EMPTY: Final = ("steps", "tools_available", "tags")
 _SORTED: Final = orjson.OPT_SORT_KEYS
-
-
-class Parent(NamedTuple):
-    """A parent that a signed run names."""
-
-    run_id: str
-    genesis: str
 
 
 class Arsig(NamedTuple):

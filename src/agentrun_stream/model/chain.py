@@ -65,9 +65,9 @@ def judge_chain(
     if commitment is None or genesis is None:
         return ChainAxis("absent", broken + (("steps_uncovered",) if marks.streamed else ()))
     found = tuple(links)
-    if not marks.unchained and not marks.conflict:
-        if _is_whole(found, commitment, genesis) or _is_whole(sorted(found), commitment, genesis):
-            return ChainAxis("intact", broken)
+    marked = marks.unchained or marks.conflict
+    if not marked and (_is_whole(found, commitment, genesis) or _is_whole(sorted(found), commitment, genesis)):
+        return ChainAxis("intact", broken)
     versions: _Versions = {}
     for link in found:
         versions.setdefault(link.seq, {})[link.digest] = link.prev

@@ -15,6 +15,13 @@ INVALID = "invalid"
 HOLDS = "holds"
 
 
+class Parent(NamedTuple):
+    """A parent that a signed run names."""
+
+    run_id: str
+    genesis: str
+
+
 class Seal(NamedTuple):
     """A signature that is well-formed: the equation over (public key, signature, message) is still to be looked at."""
 
@@ -45,7 +52,7 @@ class Facts:
     rev: int | None = None
     kid: str | None = None
     commitment: Commitment | None = None
-    parents: tuple[tuple[str, str], ...] = ()
+    parents: tuple[Parent, ...] = ()
     links: tuple[Link, ...] = ()
     statement: bytes | None = None
     seal: Seal | None = None

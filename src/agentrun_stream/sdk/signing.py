@@ -14,11 +14,10 @@ import orjson
 from agentrun_stream import limits
 from agentrun_stream.codec import arsig as suite
 from agentrun_stream.codec import ed25519, keynames
-from agentrun_stream.codec.arsig import Parent
 from agentrun_stream.codec.canonical import run_hash
 from agentrun_stream.codec.strict_json import UnreadableError, read
 from agentrun_stream.errors import UsageError
-from agentrun_stream.model.facts import HOLDS
+from agentrun_stream.model.facts import HOLDS, Parent
 from agentrun_stream.processors.verify import facts_of
 from agentrun_stream.trust.pem import read_private
 
