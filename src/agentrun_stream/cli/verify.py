@@ -21,6 +21,7 @@ from agentrun_stream.model.facts import HOLDS, Facts
 from agentrun_stream.model.trust import NOBODY, Registry
 from agentrun_stream.model.verdict import Verdict
 from agentrun_stream.processors.verify import Judgement, facts_of, judge, marks_of, read_object, read_step
+from agentrun_stream.sdk.verifying import with_digests
 from agentrun_stream.telemetry.logs import clean
 from agentrun_stream.trust.folder import load_registry, registry_path
 
@@ -94,7 +95,7 @@ def verify(
     judgement = Judgement(workspace, source.registry, (since(at, now) or now).timestamp())
     facts = facts_of(raw)
     links, marks = marks_of(map(read_step, source.steps))
-    verdict = judge(facts, judgement, links, marks)
+    verdict = with_digests(judge(facts, judgement, links, marks), raw, facts)
     if export_dsse is not None:
         _export(facts, export_dsse)
     if output is Output.JSON:

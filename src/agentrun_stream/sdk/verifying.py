@@ -8,6 +8,7 @@ from typing import Any
 from agentrun_stream.codec.arsig import message_of
 from agentrun_stream.codec.jwks import registry_of
 from agentrun_stream.errors import UsageError
+from agentrun_stream.model.facts import Facts
 from agentrun_stream.model.trust import NOBODY
 from agentrun_stream.model.verdict import Verdict
 from agentrun_stream.processors.verify import Judgement, facts_of, judge, marks_of, read_step
@@ -34,6 +35,11 @@ def verify_run(
     facts = facts_of(raw)
     links, marks = marks_of(map(read_step, steps))
     verdict = judge(facts, Judgement(workspace, known, moment.timestamp()), links, marks)
+    return with_digests(verdict, raw, facts)
+
+
+def with_digests(verdict: Verdict, raw: bytes, facts: Facts) -> Verdict:
+    """The verdict with the digests of its bytes, which say exactly what was looked at."""
     statement = facts.statement
     return verdict._replace(
         raw_sha256=hashlib.sha256(raw).hexdigest(),
