@@ -119,15 +119,14 @@ def arsig_of(run: Mapping[str, Any]) -> Arsig:
     if not isinstance(arsig, dict) or whole(arsig.get("v")) != 1:
         return Arsig("arsig_member")
     tenant, rev, signed_at = arsig.get("tenant"), whole(arsig.get("rev")), arsig.get("signed_at")
-    parents, parents_flaw = _parents(arsig.get("parents"))
-    steps, steps_flaw = _commitment(arsig.get("steps"))
-    named = isinstance(tenant, str) and IDENTIFIER.match(tenant) is not None
-    flaw: str | None = None
-    if not isinstance(tenant, str) or rev is None or rev < 1 or not _is_utc(signed_at):
+    parents, parents_flaw = _parents(arsig["parents"]) if "parents" in arsig else ((), None)
+    steps, steps_flaw = _commitment(arsig["steps"]) if "steps" in arsig else (None, None)
+    named = type(tenant) is str and IDENTIFIER.match(tenant) is not None
+    flaw: str | None = parents_flaw or steps_flaw
+    if type(tenant) is not str or rev is None or rev < 1 or not _is_utc(signed_at):
         flaw = "arsig_member"
     elif not named:
         flaw = "identifier"
-    flaw = flaw or parents_flaw or steps_flaw
     return Arsig(flaw, tenant if named else None, rev, signed_at, parents, steps)
 
 
@@ -186,34 +185,36 @@ def genesis_of(run: Mapping[str, Any], run_hash: str, tenant: str, parents: Sequ
         "started_at": run["started_at"],
         "tenant": tenant,
     }
-    # Fixed ASCII names and strings: sorted orjson is RFC 8785.
-    return hashlib.sha256(pae(GENESIS_TYPE, orjson.dumps(body, option=_SORTED))).hexdigest()
+    # Fixed ASCII names in their order, and strings: orjson is RFC 8785.
+    return hashlib.sha256(pae(GENESIS_TYPE, orjson.dumps(body))).hexdigest()
 
 
 def statement_of(run: Mapping[str, Any], arsig: Arsig, genesis: str, digest: str) -> bytes:
     """The in-toto statement that a signature is about: the run by its digest, and what must be readable beside it."""
-    provenance = run["provenance"]
+    provenance, steps = run["provenance"], arsig.steps
     predicate = {
         "agent_id": run["agent_id"],
         "genesis": genesis,
-        "parents": [parent._asdict() for parent in arsig.parents or ()],
+        "parents": [{"genesis": p.genesis, "run_id": p.run_id} for p in arsig.parents or ()],
         "rev": arsig.rev,
         "run_hash": provenance["run_hash"],
         "signed_at": arsig.signed_at,
         "signed_by": provenance["signed_by"],
         "status": run["status"],
+        "steps": None if steps is None else {"count": steps.length, "head": steps.head},
         "tenant": arsig.tenant,
     }
-    if arsig.steps is not None:
-        predicate["steps"] = {"count": arsig.steps.length, "head": arsig.steps.head}
-    statement = {
-        "_type": _IN_TOTO,
-        "predicate": predicate,
-        "predicateType": _PREDICATE,
-        "subject": [{"name": run["id"], "digest": {"sha256": digest}}],
-    }
-    # As above; its numbers are whole and small.
-    return orjson.dumps(statement, option=_SORTED)
+    if steps is None:
+        del predicate["steps"]
+    # As above, with names in order already; its numbers are whole and small.
+    return orjson.dumps(
+        {
+            "_type": _IN_TOTO,
+            "predicate": predicate,
+            "predicateType": _PREDICATE,
+            "subject": [{"digest": {"sha256": digest}, "name": run["id"]}],
+        }
+    )
 
 
 def pae(kind: str, body: bytes) -> bytes:

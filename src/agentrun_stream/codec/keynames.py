@@ -6,7 +6,6 @@ Must not live here: whether a key is trusted, or verifies anything.
 import base64
 import binascii
 import hashlib
-import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -16,10 +15,11 @@ _ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _VALUE: Final = {char: value for value, char in enumerate(_ALPHABET)}
 _ED25519: Final = b"\xed\x01"
 _KEY_BYTES: Final = 32
-_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
-# The last character carries bits that belong to no byte; in the one canonical spelling they are zero.
-_SIGNATURE: Final = re.compile(r"[A-Za-z0-9_-]{85}[AQgw]\Z")
-_X: Final = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\Z")
+# Base64url to base64; what is in base64 alone becomes what is in neither.
+_TO_STANDARD: Final = bytes.maketrans(b"-_+/=", b"+/!!!")
+# Characters, and the last ones that are canonical: it carries bits that belong to no byte, and they must be zero.
+_SIGNATURE: Final = (86, "AQgw")
+_X: Final = (43, "AEIMQUYcgkosw048")
 
 
 class KeyName(NamedTuple):
@@ -86,7 +86,11 @@ def public_of_x(x: str) -> bytes:
     return _exact(x, _X)
 
 
-def _exact(text: str, form: re.Pattern[str]) -> bytes:
-    if not form.match(text):
+def _exact(text: str, form: tuple[int, str]) -> bytes:
+    chars, last = form
+    if len(text) != chars or text[-1] not in last:
         raise ValueError("not unpadded, canonical base64url of the right length")
-    return binascii.a2b_base64(text.encode().translate(_TO_STANDARD) + b"=" * (-len(text) % 4))
+    try:
+        return binascii.a2b_base64(text.encode().translate(_TO_STANDARD) + b"=" * (-chars % 4), strict_mode=True)
+    except binascii.Error:
+        raise ValueError("not base64url") from None

@@ -52,7 +52,7 @@ def read(raw: bytes, depth_max: int = limits.OBJECT_DEPTH_MAX) -> Document:
     Two cheap proofs spare most documents the strict reader: what orjson writes again byte for byte is compact, has no
     duplicate names and lost no digit; and `is_plain` rules out integers beyond 2^53.
     """
-    bushy = len(raw.translate(None, _NOT_OPENING)) > min(depth_max, limits.OBJECT_DEPTH_MAX)
+    bushy = len(raw.translate(None, _NOT_OPENING)) > limits.OBJECT_DEPTH_MAX
     try:
         obj = orjson.loads(raw)
         if orjson.dumps(obj) == raw and is_plain(raw) and not (bushy and too_deep(obj, depth_max)):

@@ -26,6 +26,11 @@ class Key:
     revoked_at: float | None = None
     compromised_since: float | None = None
     reason: str | None = None
+    unbounded: bool = field(init=False)  # active at all times, as most keys are
+
+    def __post_init__(self) -> None:
+        times = (self.nbf, self.exp, self.revoked_at, self.compromised_since)
+        object.__setattr__(self, "unbounded", self.status == ACTIVE and times == (None,) * len(times))
 
     def covers(self, agent_id: str) -> bool:
         """Whether the key may sign for this agent: by its exact name, or by a prefix that ends in `*`."""
@@ -55,6 +60,8 @@ def judge_key(registry: Registry, kid: str, agent_id: str, at_s: float) -> tuple
         return "valid_untrusted", "key_refused" if kid in registry.refused else "key_unknown"
     if not key.covers(agent_id):
         return "scope_violation", "agent_scope"
+    if key.unbounded:
+        return TRUSTED, None
     for axis, reason, applies in _DOUBTS:
         if applies(key, at_s):
             return axis, reason
