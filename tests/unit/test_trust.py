@@ -181,6 +181,7 @@ def test_operations_raise_the_version_and_leave_a_log(tmp_path: Path) -> None:
     assert (later["revoked_at"], later["compromised_since"]) == ("2026-05-01T12:00:00Z", "2026-05-01T09:00:00Z")
     with pytest.raises(UsageError):
         manage.revoke(tmp_path, "acme", "nobody", Revocation(NOW))
+    assert not list(tmp_path.glob(".acme*"))
     assert load_registry(registry_path(tmp_path, "acme")).version == 4
     rows = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert [(row["what"], row["version"]) for row in rows] == [("add", 1), ("add", 2), ("revoke", 3), ("revoke", 4)]
@@ -201,3 +202,9 @@ def test_a_weak_point_is_refused_with_the_reason() -> None:
         manage.public_of_text(weak)
     jwk = entry_of(PUBLIC, Scope())
     assert manage.public_of_text(json.dumps(jwk)) == manage.public_of_text(keynames.did_of(PUBLIC)) == PUBLIC
+
+
+def test_a_broken_time_does_not_keep_a_key_from_being_revoked(tmp_path: Path) -> None:
+    write(tmp_path, 1, [entry(revoked_at="soon", exp=1e30)])
+    revoked = manage.revoke(tmp_path, "acme", KID, Revocation(NOW))
+    assert revoked["revoked_at"] == "2026-05-01T12:00:00Z"

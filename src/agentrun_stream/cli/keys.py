@@ -176,8 +176,15 @@ def _row(entry: dict[str, Any], known: set[str], now: float) -> dict[str, Any]:
     return kept | {
         "state": state,
         "agents": "every agent" if agents is None else ", ".join(map(str, agents)) or "no agent",
-        "expires": datetime.fromtimestamp(expires, UTC).isoformat() if isinstance(expires, int | float) else None,
+        "expires": None if expires is None else _moment(expires),
     }
+
+
+def _moment(numeric_date: Any) -> str:
+    try:
+        return datetime.fromtimestamp(numeric_date, UTC).isoformat()
+    except (TypeError, ValueError, OverflowError, OSError):  # beyond the calendar, or no number at all
+        return str(numeric_date)
 
 
 def _ends(text: str | None) -> datetime | None:

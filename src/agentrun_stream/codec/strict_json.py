@@ -87,7 +87,11 @@ def _is_plain_number(text: bytes) -> bool:
             return abs(number) <= limits.SAFE_INTEGER_MAX  # a float tells 2^53 - 1 from 2^53
     except ValueError:
         return False  # it stands inside a string
-    return _FLOAT_MIN <= abs(number) < _FLOAT_MAX and not number.is_integer()
+    if _FLOAT_MIN <= abs(number) < _FLOAT_MAX and not number.is_integer():
+        return True
+    import rfc8785  # noqa: PLC0415 - an extra, asked about rare numbers only
+
+    return rfc8785.dumps(number) == text
 
 
 def _deeper(raw: bytes, depth_max: int) -> bool:
@@ -131,11 +135,12 @@ def _integer(text: str) -> int:
     return number
 
 
-def _float(text: str) -> float:
+def _float(text: str) -> float | int:
     number = float(text)
     if number in {float("inf"), float("-inf")}:
         raise UnreadableError("number_out_of_range")
-    return number
+    # RFC 8785 knows numbers, not spellings: 2.0 is 2. As an integer, orjson writes it so too.
+    return int(number) if number.is_integer() and abs(number) <= limits.SAFE_INTEGER_MAX else number
 
 
 def _constant(_: str) -> NoReturn:

@@ -104,12 +104,12 @@ def _differences(versions: _Versions, commitment: Commitment, genesis: str) -> I
         before = versions.get(seq - 1)
         if len(steps) > 1:
             yield "seq_conflict", f"step {seq} arrived with {len(steps)} contents"
+        if seq == 0 and any(prev != genesis for prev in steps.values()):
+            yield "genesis_mismatch", "step 0 names another run's genesis"
+        if before is not None and any(prev not in before for prev in steps.values()):
+            yield "prev_mismatch", f"step {seq} does not follow from the step {seq - 1} that arrived"
         if seq >= commitment.length:
             yield "seq_beyond_count", f"step {seq}, where the run commits to {commitment.length}"
-        elif seq == 0 and any(prev != genesis for prev in steps.values()):
-            yield "genesis_mismatch", "step 0 names another run's genesis"
-        elif before is not None and any(prev not in before for prev in steps.values()):
-            yield "prev_mismatch", f"step {seq} does not follow from the step {seq - 1} that arrived"
     last = versions.get(commitment.length - 1) if commitment.length else {genesis: ""}
     if last is not None and commitment.head not in last:
         yield "head_mismatch", "the last step is not the one the run commits to"

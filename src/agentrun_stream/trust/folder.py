@@ -62,6 +62,10 @@ def read_jwks(path: Path) -> tuple[dict[str, Any], str]:
         raise ConfigError(
             f"The registry {path} has no whole number `version`.", 'It looks like {"version": 1, "keys": []}.'
         )
+    if not isinstance(jwks.get("keys"), list):
+        raise ConfigError(
+            f"The registry {path} has no list `keys`, so it is no JWK Set.", "Mend it, or export it again."
+        )
     return jwks, hashlib.sha256(raw).hexdigest()
 
 

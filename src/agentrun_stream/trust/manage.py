@@ -116,10 +116,8 @@ def revoke(folder: Path, workspace: str, kid: str, revocation: Revocation) -> di
         entry: dict[str, Any] = _found(jwks, kid)
         entry["status"] = REVOKED
         for name, moment in (("revoked_at", revocation.at), ("compromised_since", revocation.compromised_since)):
-            if moment is not None:
-                held = entry.get(name)
-                text = _rfc3339(moment)
-                entry[name] = text if held is None or datetime.fromisoformat(held) > moment else held
+            if moment is not None and not _is_before(entry.get(name), moment):
+                entry[name] = _rfc3339(moment)
         if revocation.why is not None:
             entry["reason"] = revocation.why
         _note(folder, "revoke", workspace, jwks, entry | {"why": revocation.why})
@@ -152,6 +150,14 @@ def _note(folder: Path, what: str, workspace: str, jwks: dict[str, Any], entry: 
     told = {name: entry.get(name) for name in ("kid", "agents", "nbf", "exp", "revoked_at", "compromised_since", "why")}
     kept = {name: value for name, value in told.items() if value is not None}
     note(folder, what, workspace=workspace, version=jwks["version"] + 1, **kept)
+
+
+def _is_before(text: object, moment: datetime) -> bool:
+    """Whether a time in the registry is a good one, and not after `moment`."""
+    try:
+        return datetime.fromisoformat(str(text)) <= moment
+    except (ValueError, TypeError):  # not a time, or one without a zone
+        return False
 
 
 def _rfc3339(moment: datetime) -> str:
