@@ -15,7 +15,8 @@ from nacl.signing import VerifyKey
 from agentrun_stream.codec.jwks import registry_of
 from agentrun_stream.model.chain import Link, Marks
 from agentrun_stream.model.facts import Seal
-from agentrun_stream.processors.verify import Judgement, facts_of, judge, marks_of, read_facts, read_step
+from agentrun_stream.model.judgement import Judgement, judge
+from agentrun_stream.processors.verify import facts_of, marks_of, read_facts, read_step
 from agentrun_stream.sdk.signing import RunSigner, SignedUnder, SigningKey
 from agentrun_stream.trust.manage import Scope, entry_of
 

@@ -18,9 +18,10 @@ from agentrun_stream.codec.strict_json import UnreadableError
 from agentrun_stream.errors import UsageError
 from agentrun_stream.model.event import STEP, TYPE_OF_KIND
 from agentrun_stream.model.facts import HOLDS, Facts
+from agentrun_stream.model.judgement import Judgement, judge
 from agentrun_stream.model.trust import NOBODY, Registry
 from agentrun_stream.model.verdict import Verdict
-from agentrun_stream.processors.verify import Judgement, facts_of, judge, marks_of, read_object, read_step
+from agentrun_stream.processors.verify import facts_of, marks_of, read_object, read_step
 from agentrun_stream.sdk.verifying import with_digests
 from agentrun_stream.telemetry.logs import clean
 from agentrun_stream.trust.folder import load_registry, registry_path

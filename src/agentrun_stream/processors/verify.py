@@ -1,6 +1,6 @@
-"""The verifier: (raw bytes, steps, registry, time) -> verdict. Facts first, which need no registry; the opinion after them.
+"""The verifier's facts: bytes of runs and steps -> what they say by themselves. `model/judgement.py` makes the verdict.
 
-Must not live here: stores, brokers, a clock, files of keys.
+Must not live here: trust in keys, stores, brokers, a clock.
 """
 
 from collections.abc import Iterable
@@ -13,11 +13,9 @@ from agentrun_stream.codec.arsig import Arsig
 from agentrun_stream.codec.canonical import run_hash
 from agentrun_stream.codec.json_codec import too_deep
 from agentrun_stream.codec.strict_json import UnreadableError, read
-from agentrun_stream.model.chain import NO_MARKS, Link, Marks, judge_chain
+from agentrun_stream.model.chain import Link, Marks
 from agentrun_stream.model.facts import HOLDS, INVALID, MALFORMED, UNSIGNED, UNSUPPORTED, Facts, Seal
 from agentrun_stream.model.run import TERMINAL
-from agentrun_stream.model.trust import Registry, judge_key
-from agentrun_stream.model.verdict import STEPS_UNCOVERED, Axes, Verdict, headline
 
 _NONE: Final = type(None)
 # What the suite reads of a run, by its type; null counts as not given.
@@ -40,14 +38,6 @@ class Step(NamedTuple):
     """A streamed step as the chain sees it. `link` is None where it has no `seq` and `prev`."""
 
     link: Link | None
-
-
-class Judgement(NamedTuple):
-    """What an opinion is made with: the workspace, its keys, and the broker's append time in seconds since 1970."""
-
-    workspace: str
-    registry: Registry
-    at_s: float
 
 
 # ---- facts: a function of the bytes alone
@@ -236,46 +226,7 @@ def _missing(facts: Facts, run: dict[str, Any]) -> str:
     return "not_terminal" if not facts.closed else "shape"
 
 
-# ---- the opinion: what the keys of a workspace make of the facts
-
-
-def signature_axis(facts: Facts, judgement: Judgement) -> tuple[str, str | None]:
-    """The signature axis, and the reason code that trust adds."""
-    if facts.signature != HOLDS or facts.kid is None:
-        return facts.signature or INVALID, None
-    if facts.tenant != judgement.workspace:
-        return "tenant_mismatch", "tenant"
-    return judge_key(judgement.registry, facts.kid, facts.agent_id, judgement.at_s)
-
-
-def judge(facts: Facts, judgement: Judgement, links: Iterable[Link] = (), marks: Marks = NO_MARKS) -> Verdict:
-    """The verdict on a run, from its facts, the links of its streamed steps, and the opinion of the registry.
-
-    The lineage axis is what the run says itself: `root`, `mismatch`, or `pending` until its parents were looked up.
-    """
-    signature, doubt = signature_axis(facts, judgement)
-    chain = judge_chain((*facts.links, *links), facts.commitment, facts.genesis, marks)
-    axes = Axes(
-        facts.hash, chain.axis, signature, facts.lineage, facts.closed, uncovered=STEPS_UNCOVERED in chain.reasons
-    )
-    return Verdict(
-        headline(axes),
-        facts.hash,
-        chain.axis,
-        signature,
-        facts.lineage,
-        reasons=_sorted((*facts.reasons, *chain.reasons, doubt)) if doubt or chain.reasons or facts.reasons else (),
-        details=chain.details,
-        run_digest=facts.run_digest,
-        genesis=facts.genesis,
-        kid=facts.kid,
-        registry_version=judgement.registry.version,
-        judged_at_s=judgement.at_s,
-    )
-
-
-def _sorted(reasons: Iterable[str | None]) -> tuple[str, ...]:
-    return tuple(sorted({reason for reason in reasons if reason is not None}))
+# ---- streamed steps
 
 
 def marks_of(steps: Iterable[Step | None]) -> tuple[list[Link], Marks]:

@@ -9,9 +9,10 @@ from agentrun_stream.codec.arsig import message_of
 from agentrun_stream.codec.jwks import registry_of
 from agentrun_stream.errors import UsageError
 from agentrun_stream.model.facts import Facts
+from agentrun_stream.model.judgement import Judgement, judge
 from agentrun_stream.model.trust import NOBODY
 from agentrun_stream.model.verdict import Verdict
-from agentrun_stream.processors.verify import Judgement, facts_of, judge, marks_of, read_step
+from agentrun_stream.processors.verify import facts_of, marks_of, read_step
 
 
 def verify_run(
