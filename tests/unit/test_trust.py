@@ -177,7 +177,7 @@ def test_operations_raise_the_version_and_leave_a_log(tmp_path: Path) -> None:
         manage.add(tmp_path, "acme", PUBLIC, Scope())
     manage.add(tmp_path, "acme", OTHER, Scope())
     manage.revoke(tmp_path, "acme", KID[:10], Revocation(NOW, NOW - timedelta(hours=3), "stolen"))
-    later = manage.revoke(tmp_path, "acme", KID, Revocation(NOW + timedelta(hours=1), NOW))
+    later = manage.revoke(tmp_path, "acme", keynames.did_of(PUBLIC), Revocation(NOW + timedelta(hours=1), NOW))
     assert (later["revoked_at"], later["compromised_since"]) == ("2026-05-01T12:00:00Z", "2026-05-01T09:00:00Z")
     with pytest.raises(UsageError):
         manage.revoke(tmp_path, "acme", "nobody", Revocation(NOW))
@@ -208,3 +208,9 @@ def test_a_broken_time_does_not_keep_a_key_from_being_revoked(tmp_path: Path) ->
     write(tmp_path, 1, [entry(revoked_at="soon", exp=1e30)])
     revoked = manage.revoke(tmp_path, "acme", KID, Revocation(NOW))
     assert revoked["revoked_at"] == "2026-05-01T12:00:00Z"
+
+
+def test_a_new_key_can_be_named_on_a_command_line() -> None:
+    kids = {keynames.kid_of(manage.public_of_seed(manage.new_seed())) for _ in range(300)}
+    assert len(kids) == 300
+    assert not [kid for kid in kids if kid.startswith("-")]

@@ -29,7 +29,7 @@ ExpiresOption = Annotated[
     str | None, typer.Option("--expires", help="When it ends: a date or time, or `90d` from now. Default: never.")
 ]
 WhyOption = Annotated[str | None, typer.Option("--why", help="Goes into the log of key operations.")]
-KID: Final = "The key's kid, or the start of it."
+KID: Final = "The key's did:key, its kid, or the start of that (after `--` where it begins with a dash)."
 _DAYS: Final = {"d": 1, "w": 7}
 _COLUMNS: Final = {
     "kid": "kid",

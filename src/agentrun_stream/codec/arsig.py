@@ -27,6 +27,7 @@ _SIGNED_AT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\Z", re.
 _OUTSIDE: Final = ("eval", "workspace_id")
 _DROPPED_EMPTY: Final = ("steps", "tools_available", "tags")
 _SORTED: Final = orjson.OPT_SORT_KEYS
+_new: Final = tuple.__new__
 
 
 class Arsig(NamedTuple):
@@ -103,9 +104,9 @@ def step_link(step: dict[str, Any], *, plain: bool = False) -> Link | None:
 
 def whole(value: object) -> int | None:
     """A whole number in any spelling (2, 2.0); None for anything else, or what a float can't hold exactly."""
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and abs(value) <= limits.SAFE_INTEGER_MAX else None
+    if type(value) is int:
+        return value if abs(value) <= limits.SAFE_INTEGER_MAX else None
+    return whole(int(value)) if type(value) is float and value.is_integer() else None
 
 
 # ---- metadata.arsig
@@ -127,7 +128,8 @@ def arsig_of(run: Mapping[str, Any]) -> Arsig:
         flaw = "arsig_member"
     elif not named:
         flaw = "identifier"
-    return Arsig(flaw, tenant if named else None, rev, signed_at, parents, steps)
+    found: Arsig = _new(Arsig, (flaw, tenant if named else None, rev, signed_at, parents, steps))
+    return found
 
 
 def _parents(value: object) -> tuple[tuple[Parent, ...] | None, str | None]:

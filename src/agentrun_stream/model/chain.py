@@ -40,6 +40,7 @@ class ChainAxis(NamedTuple):
 
 
 NO_MARKS: Final = Marks()
+_INTACT: Final = ChainAxis("intact")
 _AXIS_OF: Final = {
     "genesis_mismatch": "wrong_run",
     "seq_conflict": "fork",
@@ -67,7 +68,7 @@ def judge_chain(
     found = tuple(links)
     marked = marks.unchained or marks.conflict
     if not marked and (_is_whole(found, commitment, genesis) or _is_whole(sorted(found), commitment, genesis)):
-        return ChainAxis("intact", broken)
+        return ChainAxis("intact", broken) if broken else _INTACT
     versions: _Versions = {}
     for link in found:
         versions.setdefault(link.seq, {})[link.digest] = link.prev

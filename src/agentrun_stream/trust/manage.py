@@ -38,8 +38,11 @@ class Revocation:
 
 
 def new_seed() -> bytes:
-    """A new private key."""
-    return os.urandom(32)
+    """A new private key; one whose kid does not begin like a flag, so that it can be named on a command line."""
+    while True:
+        seed = os.urandom(32)
+        if not keynames.kid_of(public_of_seed(seed)).startswith("-"):
+            return seed
 
 
 def entry_of(public: bytes, scope: Scope) -> dict[str, Any]:
@@ -136,7 +139,9 @@ def export(folder: Path, workspace: str) -> dict[str, Any]:
 
 
 def _found(jwks: dict[str, Any], kid: str) -> dict[str, Any]:
-    """The one entry whose kid is, or starts with, this text."""
+    """The one entry whose kid is, or starts with, this text; or that of a did:key."""
+    if kid.startswith("did:"):
+        kid = keynames.kid_of(public_of_text(kid))
     held = [entry for entry in jwks["keys"] if isinstance(entry, dict) and isinstance(entry.get("kid"), str)]
     exact = [entry for entry in held if entry["kid"] == kid]
     found = exact or [entry for entry in held if kid and entry["kid"].startswith(kid)]
