@@ -13,7 +13,7 @@ import orjson
 from nacl.signing import VerifyKey
 
 from agentrun_stream.codec.jwks import registry_of
-from agentrun_stream.model.chain import Link, Marks
+from agentrun_stream.model.chain import NO_MARKS, Link, Marks
 from agentrun_stream.model.facts import Seal
 from agentrun_stream.model.judgement import Judgement, judge
 from agentrun_stream.processors.verify import facts_of, marks_of, read_facts, read_step
@@ -35,6 +35,7 @@ class Sample:
     seal: Seal
     key: VerifyKey
     links: tuple[Link, ...] = ()
+    marks: Marks = NO_MARKS
     steps: tuple[bytes, ...] = ()
 
 
@@ -90,7 +91,7 @@ def _rate(work: Callable[[Any], object], samples: list[Any], seconds: float) -> 
 
 def _verify(sample: Sample, judgement: Judgement) -> None:
     """Everything that a terminal snapshot costs, and a look at the answer, so that no figure stands for a wrong verdict."""
-    verdict = judge(facts_of(sample.raw), judgement, sample.links, Marks(streamed=bool(sample.links)))
+    verdict = judge(facts_of(sample.raw), judgement, sample.links, sample.marks)
     if verdict.headline != "verified":
         raise AssertionError(f"a good run was judged {verdict.headline}: {verdict.reasons}")
 
@@ -107,7 +108,8 @@ def _signed(key: SigningKey, n: int, *, streamed: bool) -> Sample:
     seal = read_facts(raw).seal
     if seal is None:
         raise AssertionError("the benchmark's own run is not signed")
-    return Sample(raw, seal, VerifyKey(seal.public), tuple(marks_of(map(read_step, wire))[0]), wire)
+    links, marks = marks_of(map(read_step, wire))
+    return Sample(raw, seal, VerifyKey(seal.public), tuple(links), marks, wire)
 
 
 def _run(n: int) -> dict[str, Any]:

@@ -141,8 +141,9 @@ def _ill_typed(run: dict[str, Any], types: dict[str, type]) -> bool:
 
 
 def _misfit(obj: dict[str, Any], types: dict[str, type]) -> bool:
-    for name, value in obj.items():  # noqa: SIM110 - a generator would cost every run half a microsecond
-        if name in types and value is not None and type(value) is not types[name]:
+    get = obj.get
+    for name, wanted in types.items():  # noqa: SIM110 - a generator would cost every run half a microsecond
+        if type(value := get(name)) is not wanted and value is not None:
             return True
     return False
 
