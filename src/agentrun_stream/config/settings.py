@@ -176,6 +176,19 @@ class RetentionSettings(_Section):
         return value
 
 
+class TrustSettings(_Section):
+    """Whose signatures are trusted."""
+
+    dir: Path | None = _setting(
+        None, "path", "Folder of registries, one `<workspace>.jwks.json` each; unset: `trust` in the data folder."
+    )
+
+    @field_validator("dir")
+    @classmethod
+    def _home_is_meant(cls, value: Path | None) -> Path | None:
+        return value.expanduser() if value is not None else None
+
+
 class Settings(BaseSettings):
     """All settings. Built by `load_settings`; the bare constructor reads neither environment nor file."""
 
@@ -193,6 +206,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     leases: LeaseSettings = Field(default_factory=LeaseSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    trust: TrustSettings = Field(default_factory=TrustSettings)
     tenancy: Literal["envelope", "topic"] = _setting(
         "envelope", "name", "Who names the workspace: `envelope` (mapping first), or `topic` (the mapping alone)."
     )
