@@ -107,6 +107,7 @@ def agree(value: bytes | None, key: bytes | None, append_ms: int = START_MS) -> 
     )
     assert plain.body[:METADATA] == tuple(map(general.obj.get, MEMBERS[:METADATA]))
     assert set(general.obj) <= set(MEMBERS)
+    assert plain.event("w").obj == {name: value for name, value in general.obj.items() if value is not None}
     return True
 
 

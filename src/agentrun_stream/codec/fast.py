@@ -14,7 +14,7 @@ import orjson
 
 from agentrun_stream import limits
 from agentrun_stream.codec import schemas
-from agentrun_stream.model.event import STEP, TYPE_OF_KIND, Times
+from agentrun_stream.model.event import STEP, TYPE_OF_KIND, Event, Times
 
 # A run that no AgentRun could name is none: the schema's bound holds for every kind of event.
 RUN_ID_CHARS_MAX: Final[int] = schemas.load_schemas()["agent-run.json"]["properties"]["id"]["maxLength"]
@@ -91,6 +91,16 @@ class PlainStep(NamedTuple):
     times: Times
     metadata: dict[str, Any] | None
     metadata_json: str | None
+
+    def event(self, workspace: str) -> Event:
+        """The same for the general fold; what is null is left out."""
+        obj = {name: value for name, value in zip(_MEMBERS, self.body, strict=True) if value is not None}
+        obj.pop("metadata", None)
+        if self.metadata is not None:
+            obj["metadata"] = self.metadata
+        event = Event(STEP, workspace, self.run_id, obj, self.source)
+        event.time_s, event.stamped, event.times = self.time_s, True, self.times
+        return event
 
 
 # RFC 3339 times in two halves, up to the second and behind it: records come many to a second, so both are mostly known.

@@ -15,7 +15,7 @@ from agentrun_stream.codec.cloudevents import (
     DEFAULT_WORKSPACE,
     workspace_of,
 )
-from agentrun_stream.codec.fast import plain_step
+from agentrun_stream.codec.fast import PlainStep, plain_step
 from agentrun_stream.model import ledger
 from agentrun_stream.model.event import EXPIRE, Event, Refusal
 from agentrun_stream.model.run import Accrual, RunState, position
@@ -205,7 +205,7 @@ class PartFolder:
                     if accrual is not None:
                         accruals.append(accrual_row(state, accrual, (record.offset, append_ms, version), origin))
                     continue
-            missing = self._one(record, part, (objects, accruals))
+            missing = self._one(record, step, part, (objects, accruals))
             if missing is not None:
                 end = i
                 break
@@ -214,10 +214,15 @@ class PartFolder:
         batch.count(FOLDED, folded)
         return end, missing
 
-    def _one(self, record: Record, part: PartBatch, out: tuple[list[bytes], list[bytes]]) -> RunKey | None:
+    def _one(
+        self, record: Record, step: PlainStep | None, part: PartBatch, out: tuple[list[bytes], list[bytes]]
+    ) -> RunKey | None:
         """One record in the general way. Returns the run's key, with nothing done, where the run has to be looked up."""
         assigned = self.assigned
-        event = decode(record.value, record.key, record.headers, record.timestamp, assigned.route)
+        if step is not None:
+            event: Event | Refusal = step.event(assigned.route.workspace or step.workspace or DEFAULT_WORKSPACE)
+        else:
+            event = decode(record.value, record.key, record.headers, record.timestamp, assigned.route)
         if isinstance(event, Refusal):
             self._refuse(record, event, part)
             return None
