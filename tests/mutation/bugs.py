@@ -17,11 +17,6 @@ class Bug(NamedTuple):
 BUGS: Final = {
     "the guard is off by one": Bug(
         "runtime/batch.py",
-        "if pos > state.pos and (new",
-        "if pos >= state.pos and (new",
-    ),
-    "the guard is off by one, in general": Bug(
-        "runtime/batch.py",
         "        if pos <= state.pos:\n            self._batch.count(ALREADY)",
         "        if pos < state.pos:\n            self._batch.count(ALREADY)",
     ),
@@ -31,11 +26,6 @@ BUGS: Final = {
     "a parked cache that is ahead is taken": Bug(
         "runtime/membership.py", "folded == assigned.folded", "folded >= assigned.folded"
     ),
-    "a revoked partition is not lost": Bug(
-        "runtime/membership.py",
-        "            assigned.lost = True\n            if not assigned.folding",
-        "            if not assigned.folding",
-    ),
     "what was told twice counts as late": Bug(
         "processors/fold.py", "event.time_s < old.time_s and", "event.time_s <= old.time_s and"
     ),
@@ -43,7 +33,9 @@ BUGS: Final = {
         "model/ledger.py", "said[2:] if old is None else", "said[2:] if new is not None else"
     ),
     "a minute left keeps its amounts": Bug(
-        "processors/project.py", "if not state.closed or int(snap.closed_s)", "if int(snap.closed_s)"
+        "processors/project.py",
+        "if not state.closed or int(snap.closed_s) // 60 * 60 != minute:",
+        "if not state.closed:",
     ),
     "a reopened run is not announced": Bug(
         "runtime/batch.py", "        if projection.settlements:  #", "        if projection.closed:  #"
