@@ -9,9 +9,9 @@ from typing import Final
 from agentrun_stream.codec.cloudevents import decode
 from agentrun_stream.processors.fold import fold
 from agentrun_stream.processors.project import project
-from agentrun_stream.processors.publish import run_record
+from agentrun_stream.processors.publish import announcement, run_record
 
-__all__ = ["PHASES", "Phase", "decode", "fold", "project", "run_record"]
+__all__ = ["PHASES", "Phase", "announcement", "decode", "fold", "project", "run_record"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from agentrun_stream import limits
 from agentrun_stream.codec import json_codec
 from agentrun_stream.model.run import RunState
+from agentrun_stream.ports import Outgoing
 
 _COUNTS: Final = (
     "steps",
@@ -32,6 +33,12 @@ _NEVER_CUT: Final = frozenset({"id", "workspace", "revision", "projection"})
 def run_key(workspace: str, run_id: str) -> bytes:
     """The key under which a run is published."""
     return f"{workspace}/{run_id}".encode()
+
+
+def announcement(state: RunState, row: dict[str, Any]) -> Outgoing:
+    """What is published of a run: its key, its value, and in headers the pair by which a reader puts values in order."""
+    order = (("revision", str(row["revision"]).encode()), ("projection", str(row["projection"]).encode()))
+    return Outgoing(run_key(state.workspace, state.run_id), json_codec.fitted(run_record(state, row)), order)
 
 
 def run_record(state: RunState, row: dict[str, Any]) -> bytes:

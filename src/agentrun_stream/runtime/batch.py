@@ -19,10 +19,9 @@ from agentrun_stream.codec.fast import PlainStep, plain_step
 from agentrun_stream.model import ledger
 from agentrun_stream.model.event import EXPIRE, Event, Refusal
 from agentrun_stream.model.run import Accrual, RunState, position
-from agentrun_stream.pipeline import decode, fold, project, run_record
+from agentrun_stream.pipeline import announcement, decode, fold, project
 from agentrun_stream.ports import Outgoing, Part, Record, RunKey
 from agentrun_stream.processors.fold import FOLDED, Folded, Place, fold_new_step
-from agentrun_stream.processors.publish import run_key
 from agentrun_stream.runtime.assigned import Assigned, Dropped
 from agentrun_stream.runtime.letters import Refused
 from agentrun_stream.store import rows
@@ -316,8 +315,7 @@ class PartFolder:
         for settlement in projection.settlements:
             batch.put("settlements", rows.row(settlement))
         if projection.settlements:  # closed now, or once: later revisions are told too
-            order = (("revision", str(row["revision"]).encode()), ("projection", str(row["projection"]).encode()))
-            part.runs.append(Outgoing(run_key(*key), json_codec.fitted(run_record(state, row)), order))
+            part.runs.append(announcement(state, row))
         if projection.closed and not self._was_closed.get(key, False):
             end = (row["status"], row["outcome"] or "none")
             batch.ended[end] = batch.ended.get(end, 0) + 1

@@ -7,14 +7,13 @@ finding what differs (runtime/audit/), or anything the objects themselves lack (
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from agentrun_stream import limits, topics
 from agentrun_stream.model.run import RunState, projection_version
-from agentrun_stream.pipeline import project, run_record
+from agentrun_stream.pipeline import announcement, project
 from agentrun_stream.ports import Outgoing, Part, Publisher, RunKey
 from agentrun_stream.processors.project import Projection
-from agentrun_stream.processors.publish import run_key
 from agentrun_stream.runtime.audit import Findings
 from agentrun_stream.store import rows
 from agentrun_stream.store.repair import Stored
@@ -120,7 +119,7 @@ class Repairer:
             out["runs"].append(rows.row(projection.row | {"projected_at": time.time()}))
             out["settlements"] += [rows.row(settlement) for settlement in projection.settlements]
             if projection.settlements:
-                records.setdefault(part, []).append(_record(key, state, projection))
+                records.setdefault(part, []).append(announcement(state, projection.row))
         if gone:
             self._store.remove(gone)
         for table, encoded in out.items():
@@ -154,9 +153,3 @@ def _count(projection: Projection, stored: Iterable[Stored], *, raised: bool) ->
     projection.row.update(projection=counter, _version=version)
     for settlement in projection.settlements:
         settlement["_version"] = version
-
-
-def _record(key: RunKey, state: RunState, projection: Projection) -> Outgoing:
-    row: dict[str, Any] = projection.row
-    order = (("revision", str(row["revision"]).encode()), ("projection", str(row["projection"]).encode()))
-    return Outgoing(run_key(*key), run_record(state, row), order)
