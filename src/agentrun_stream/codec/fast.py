@@ -20,6 +20,7 @@ from agentrun_stream.model.event import STEP, TYPE_OF_KIND, Event, Times
 RUN_ID_CHARS_MAX: Final[int] = schemas.load_schemas()["agent-run.json"]["properties"]["id"]["maxLength"]
 WORKSPACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _MEMBERS: Final[dict[str, Any]] = schemas.load_schemas()["step.json"]["properties"]
+STEP_MEMBERS: Final = tuple(_MEMBERS)
 _TIME: Final = re.compile(_MEMBERS["ended_at"]["pattern"].removesuffix("$") + r"\Z")
 _STEP_TYPE: Final = TYPE_OF_KIND[STEP]
 _STEP_MARK: Final = f'"{_STEP_TYPE}"'.encode()
@@ -75,8 +76,9 @@ _members = msgspec.structs.astuple
 
 # The members of a step, in the order of the schema: as they came, what nests as bytes.
 Body = tuple[Any, ...]
-ID, TYPE, SUCCESS, STARTED_AT, ENDED_AT, TOKENS_USED, METADATA = map(
-    tuple(_MEMBERS).index, ("id", "type", "success", "started_at", "ended_at", "tokens_used", "metadata")
+ID, TYPE, SUCCESS, STARTED_AT, ENDED_AT, DURATION_MS, TOKENS_USED, METADATA = map(
+    STEP_MEMBERS.index,
+    ("id", "type", "success", "started_at", "ended_at", "duration_ms", "tokens_used", "metadata"),
 )
 
 
@@ -94,7 +96,7 @@ class PlainStep(NamedTuple):
 
     def event(self, workspace: str) -> Event:
         """The same for the general fold; what is null is left out."""
-        obj = {name: value for name, value in zip(_MEMBERS, self.body, strict=True) if value is not None}
+        obj = {name: value for name, value in zip(STEP_MEMBERS, self.body, strict=True) if value is not None}
         obj.pop("metadata", None)
         if self.metadata is not None:
             obj["metadata"] = self.metadata

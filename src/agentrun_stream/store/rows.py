@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from agentrun_stream import limits
-from agentrun_stream.codec.fast import Body
+from agentrun_stream.codec.fast import DURATION_MS, METADATA, STARTED_AT, STEP_MEMBERS, TOKENS_USED, Body
 from agentrun_stream.model import money
 from agentrun_stream.model.event import Times
 from agentrun_stream.model.run import Accrual, EvalFact, RunState, Snapshot, StepFact, offset_of, row_version
@@ -18,18 +18,7 @@ OBJECT_COLUMNS: Final = (
     "run_id",
     "kind",
     "object_id",
-    "type",
-    "tool_name",
-    "mcp_server",
-    "input_preview",
-    "output_preview",
-    "success",
-    "error",
-    "started_at",
-    "ended_at",
-    "duration_ms",
-    "tokens_used",
-    "metadata",
+    *STEP_MEMBERS[1:],
     "extra",
     "doc",
     "_source",
@@ -42,8 +31,7 @@ OBJECT_COLUMNS: Final = (
     "_appended_at",
     "_ingested_at",
 )
-_STEP_COLUMNS: Final = ("id", *OBJECT_COLUMNS[4:16])
-STEP_MEMBERS: Final = frozenset(_STEP_COLUMNS)
+_KNOWN: Final = frozenset(STEP_MEMBERS)
 SNAPSHOT_FACTS: Final = (
     "seen",
     "opened_ms",
@@ -85,7 +73,7 @@ ACCRUAL_COLUMNS: Final = (
 ARRAY_TABLES: Final = {"run_objects": OBJECT_COLUMNS, "accruals": ACCRUAL_COLUMNS}
 _OFFSET_MASK: Final = (1 << limits.OFFSET_BITS) - 1
 _SORTED: Final = orjson.OPT_SORT_KEYS
-_NO_MEMBERS: Final = (None,) * 12
+_NO_MEMBERS: Final = (None,) * len(STEP_MEMBERS[1:])
 
 dumps = orjson.dumps
 
@@ -104,9 +92,9 @@ class Origin:
 def step_row(run: RunState, step: tuple[str, dict[str, Any], Times, StepFact], origin: Origin) -> bytes:
     """The row of a step, from (id, object, times, fact)."""
     step_id, obj, times, fact = step
-    body = (step_id, *map(obj.get, _STEP_COLUMNS[1:]))
-    metadata = None if body[12] is None else dumps(body[12], option=_SORTED).decode()
-    extra = None if STEP_MEMBERS.issuperset(obj) else _extra(obj)
+    body = (step_id, *map(obj.get, STEP_MEMBERS[1:]))
+    metadata = None if body[METADATA] is None else dumps(body[METADATA], option=_SORTED).decode()
+    extra = None if _KNOWN.issuperset(obj) else _extra(obj)
     return plain_step_row(run, body, (times, metadata, extra), fact, origin)
 
 
@@ -118,16 +106,16 @@ def plain_step_row(
     `apart` are its times, its metadata as canonical JSON, its unknown members as canonical JSON.
     """
     times, metadata, extra = apart
-    pos, tokens = fact[0], body[11]
+    pos, tokens = fact[0], body[TOKENS_USED]
     return dumps(
         (
             run.workspace,
             run.run_id,
             "step",
-            *body[:8],
+            *body[:STARTED_AT],
             times[0],
             times[1],
-            body[10],
+            body[DURATION_MS],
             None if tokens is None else int(tokens),
             metadata,
             extra,
@@ -146,7 +134,7 @@ def plain_step_row(
 
 
 def _extra(obj: dict[str, Any]) -> str:
-    return dumps({k: v for k, v in obj.items() if k not in STEP_MEMBERS}, option=_SORTED).decode()
+    return dumps({k: v for k, v in obj.items() if k not in _KNOWN}, option=_SORTED).decode()
 
 
 def snapshot_row(run: RunState, origin: Origin) -> bytes:
