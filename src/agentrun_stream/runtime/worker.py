@@ -84,7 +84,6 @@ class Worker:
         self.members = Membership(world.source, world.publisher, opener, self._report, options.route)
         self._writing: tuple[asyncio.Task[None], Batch] | None = None
         self._batches = 0
-        self._acknowledged = 0
         self._batch_max = options.batch_records_max
         self._gatherer = Gatherer(world.source, world.store, self.members, self._report, options.batch_wait_ms)
         self._stopping = asyncio.Event()
@@ -169,7 +168,6 @@ class Worker:
         return False
 
     def _acknowledge(self, batch: Batch) -> None:
-        self._acknowledged = batch.number
         for part in batch.parts.values():
             part.assigned.acknowledged = part.last
             part.assigned.acknowledged_ms = part.last_append_ms
