@@ -131,11 +131,11 @@ class PartFolder:
 
     async def fold(self, records: Sequence[Record], breathe: Callable[[], Awaitable[None]]) -> None:
         """Fold every record of a piece, in order. Raises Dropped once the partition is not ours."""
-        part, at, end = self._part, 0, len(records)
+        at, end = 0, len(records)
         while at < end:
             if self.assigned.lost:
                 raise Dropped
-            at, missing = self._chunk(records, at, min(at + CHUNK_RECORDS, end), part)
+            at, missing = self._chunk(records, at, min(at + CHUNK_RECORDS, end))
             if missing is not None:
                 await self._look_up([missing])
             await breathe()
@@ -169,7 +169,7 @@ class PartFolder:
             if key not in cache.runs:  # else it came meanwhile, and may be folded on since
                 cache.add(found.get(key) or RunState(*key))
 
-    def _chunk(self, records: Sequence[Record], at: int, end: int, part: PartBatch) -> tuple[int, RunKey | None]:
+    def _chunk(self, records: Sequence[Record], at: int, end: int) -> tuple[int, RunKey | None]:
         """Fold records from `at` up to `end`; stop early, with its key, at a run that is neither cached nor looked up.
 
         The hot loop: everything it needs is a local name, and a new step of an open run leaves nothing behind but its
@@ -204,7 +204,7 @@ class PartFolder:
                     if accrual is not None:
                         accruals.append(accrual_row(state, accrual, (record.offset, append_ms, version), origin))
                     continue
-            missing = self._one(record, step, part, (objects, accruals))
+            missing = self._one(record, step, (objects, accruals))
             if missing is not None:
                 end = i
                 break
@@ -213,9 +213,7 @@ class PartFolder:
         batch.count(FOLDED, folded)
         return end, missing
 
-    def _one(
-        self, record: Record, step: PlainStep | None, part: PartBatch, out: tuple[list[bytes], list[bytes]]
-    ) -> RunKey | None:
+    def _one(self, record: Record, step: PlainStep | None, out: tuple[list[bytes], list[bytes]]) -> RunKey | None:
         """One record in the general way. Returns the run's key, with nothing done, where the run has to be looked up."""
         assigned = self.assigned
         if step is not None:
@@ -223,12 +221,12 @@ class PartFolder:
         else:
             event = decode(record.value, record.key, record.headers, record.timestamp, assigned.route)
         if isinstance(event, Refusal):
-            self._refuse(record, event, part)
+            self._refuse(record, event)
             return None
         state = assigned.cache.runs.get((event.workspace, event.run_id))
         home = record.key is not None and (state is not None or assigned.home_of(record.key) == assigned.part.partition)
         if not home:
-            self._rehome(record, event, part)
+            self._rehome(record, event)
             return None
         if state is None:
             return event.workspace, event.run_id
@@ -236,14 +234,12 @@ class PartFolder:
             state.mark = self._batch.number
             self._seen.append(state)
         if record.offset in assigned.refused:
-            self._refuse_again(record, event, state, part)
+            self._refuse_again(record, event, state)
         else:
-            self._fold(record, event, state, part, out)
+            self._fold(record, event, state, out)
         return None
 
-    def _fold(
-        self, record: Record, event: Event, state: RunState, part: PartBatch, out: tuple[list[bytes], list[bytes]]
-    ) -> None:
+    def _fold(self, record: Record, event: Event, state: RunState, out: tuple[list[bytes], list[bytes]]) -> None:
         pos, origin = position(self.assigned.epoch, record.offset), self._origin
         if pos <= state.pos:
             self._batch.count(ALREADY)
@@ -257,7 +253,7 @@ class PartFolder:
         if folded.run or folded.evals or was_closed:
             self._note(state, event, folded, was_closed=was_closed)
         if folded.refusal is not None:
-            self._refuse(record, folded.refusal, part)
+            self._refuse(record, folded.refusal)
 
     def _book(
         self, record: Record, event: Event, state: RunState, out: list[bytes], accruals: Sequence[Accrual]
@@ -297,14 +293,14 @@ class PartFolder:
             for eval_id in sorted(ids & self._touched[key].evals.keys()):
                 batch.put("run_objects", rows.eval_row(self._touched[key], eval_id, origin))
         for key, state in self._touched.items():
-            self._announce(key, state, part)
+            self._announce(key, state)
         assigned.cache.weigh(self._seen)
         assigned.folded, assigned.folding = part.last, False
         batch.parts[assigned.part] = part
         if part.records:
             batch.ages.append((part.first_append_ms, part.last_append_ms, part.records))
 
-    def _announce(self, key: RunKey, state: RunState, part: PartBatch) -> None:
+    def _announce(self, key: RunKey, state: RunState) -> None:
         batch, origin = self._batch, self._origin
         projection = project(state, origin.topic, origin.partition)
         if projection is None:
@@ -315,7 +311,7 @@ class PartFolder:
         for settlement in projection.settlements:
             batch.put("settlements", rows.row(settlement))
         if projection.settlements:  # closed now, or once: later revisions are told too
-            part.runs.append(announcement(state, row))
+            self._part.runs.append(announcement(state, row))
         if projection.closed and not self._was_closed.get(key, False):
             end = (row["status"], row["outcome"] or "none")
             batch.ended[end] = batch.ended.get(end, 0) + 1
@@ -324,14 +320,14 @@ class PartFolder:
 
     # ---- what is not folded here
 
-    def _rehome(self, record: Record, event: Event, part: PartBatch) -> None:
+    def _rehome(self, record: Record, event: Event) -> None:
         self._batch.count(REHOMED)
         sources = self._batch.misplaced_by
         sources[event.source] = sources.get(event.source, 0) + 1
         key = event.run_id.encode()
-        part.misplaced.append(Outgoing(key, record.value, tuple(record.headers), self.assigned.home_of(key)))
+        self._part.misplaced.append(Outgoing(key, record.value, tuple(record.headers), self.assigned.home_of(key)))
 
-    def _refuse_again(self, record: Record, event: Event, state: RunState, part: PartBatch) -> None:
+    def _refuse_again(self, record: Record, event: Event, state: RunState) -> None:
         """What stands in `refused` is refused again, and its dead letter sent again: the crash may have come before it."""
         reason, pointer, keyword = self.assigned.refused[record.offset]
         pos = position(self.assigned.epoch, record.offset)
@@ -339,16 +335,16 @@ class PartFolder:
             self._note(state, event, fold(state, event, Place(pos, record.timestamp)), was_closed=state.closed)
         elif pos <= state.pos:
             self._touch(state)  # its count of refused steps may not be projected yet
-        self._refuse(record, Refusal(reason, pointer, keyword, event.workspace), part)
+        self._refuse(record, Refusal(reason, pointer, keyword, event.workspace))
 
-    def _refuse(self, record: Record, refusal: Refusal, part: PartBatch) -> None:
+    def _refuse(self, record: Record, refusal: Refusal) -> None:
         assigned, batch = self.assigned, self._batch
         assigned.judge_refusal(record.offset)
         batch.count("refused")
         batch.reasons[refusal.reason] = batch.reasons.get(refusal.reason, 0) + 1
         refused = Refused(record, refusal, assigned.part, assigned.group)
         batch.put("refused", rows.row(refused.row(self._origin.ingested_s)))
-        part.dead.append(refused.letter())
+        self._part.dead.append(refused.letter())
 
 
 @dataclass(slots=True)
