@@ -59,20 +59,26 @@ ORDER BY offset
 def load_runs(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
     """The states of these runs, at most LOOKUP_IDS_MAX of them; unknown ones are left out."""
     found: dict[RunKey, RunState] = {}
+    for workspace, ids in pieces(keys):
+        for row in rows_of(client, _OBJECTS, {"workspace": workspace, "ids": ids}):
+            state = found.get((workspace, row[1]))
+            if state is None:
+                state = found[workspace, row[1]] = RunState(workspace, row[1])
+            add_object(state, row)
+    return found
+
+
+def pieces(keys: Sequence[RunKey]) -> Iterator[tuple[str, list[str]]]:
+    """The keys as (workspace, run ids), in pieces that fit into one parameter."""
     by_workspace: dict[str, list[str]] = {}
     for workspace, run_id in keys:
         by_workspace.setdefault(workspace, []).append(run_id)
     for workspace, ids in by_workspace.items():
-        for some in batched(ids):
-            for row in rows_of(client, _OBJECTS, {"workspace": workspace, "ids": some}):
-                state = found.get((workspace, row[1]))
-                if state is None:
-                    state = found[workspace, row[1]] = RunState(workspace, row[1])
-                add_object(state, row)
-    return found
+        for piece in _batched(ids):
+            yield workspace, piece
 
 
-def batched(ids: Sequence[str]) -> Iterator[list[str]]:
+def _batched(ids: Sequence[str]) -> Iterator[list[str]]:
     """The ids in pieces that fit into one parameter."""
     piece: list[str] = []
     size = 0

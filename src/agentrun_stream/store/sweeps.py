@@ -5,7 +5,7 @@ Must not live here: when a run is due (runtime/sweep.py, runtime/retention.py).
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Final, NamedTuple, TypeVar
@@ -14,7 +14,7 @@ from clickhouse_connect.driver.client import Client
 
 from agentrun_stream.ports import Part, RunKey
 from agentrun_stream.store.client import StoreAddress, connect, execute
-from agentrun_stream.store.reader import batched, rows_of
+from agentrun_stream.store.reader import pieces, rows_of
 from agentrun_stream.store.sql import INSERT_SETTINGS, literal
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ def touched(client: Client, part: Part, after: Touch, before_s: int, most: int) 
 def open_ages(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, Age]:
     """See `runtime.sweep.Sweeps.open_ages`."""
     found = {}
-    for workspace, ids in _pieces(keys):
+    for workspace, ids in pieces(keys):
         given = {"workspace": workspace, "ids": ids}
         closed = {run_id: (is_closed, reopened) for run_id, is_closed, reopened in rows_of(client, _CLOSED, given)}
         for run_id, last, first, expired in rows_of(client, _APPENDED, given):
@@ -123,15 +123,6 @@ def open_ages(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, Age]:
             if not is_closed and not expired:
                 found[workspace, run_id] = Age(last, reopened or first)
     return found
-
-
-def _pieces(keys: Sequence[RunKey]) -> Iterator[tuple[str, list[str]]]:
-    by_workspace: dict[str, list[str]] = {}
-    for workspace, run_id in keys:
-        by_workspace.setdefault(workspace, []).append(run_id)
-    for workspace, ids in by_workspace.items():
-        for piece in batched(ids):
-            yield workspace, piece
 
 
 def reached(client: Client, part: Part) -> dict[str, int]:
