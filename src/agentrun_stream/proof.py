@@ -82,14 +82,17 @@ async def run_audit(
                 audit.findings.note(f"the group has committed nothing of {lag.part.topic}:{lag.part.partition} yet")
             continue
         progress(f"{lag.part.topic}:{lag.part.partition}, {lag.committed - lag.start} records")
-        count = sum(other.part.topic == lag.part.topic for other in lags)
         news = min(since.get(lag.part, 0), lag.committed)
-        await audit.partition(Reach(lag.part, lag.start, lag.committed, count, news))
+        await audit.partition(Reach(lag.part, lag.start, lag.committed, _partitions(lags, lag.part.topic), news))
     progress("windows")
     await audit.across([lag.part for lag in lags])
     progress("published runs and dead letters")
     await audit.topics(topics.RUNS, topics.DEAD_LETTERS)
     return audit.findings
+
+
+def _partitions(lags: Sequence[admin.GroupLag], topic: str) -> int:
+    return sum(lag.part.topic == topic for lag in lags)
 
 
 async def run_repair(settings: Settings, plan: Plan) -> list[str]:
@@ -128,6 +131,11 @@ class Replayed:
     def equal(self) -> bool:
         """Whether no table differs."""
         return all(found.equal for found in self.tables)
+
+    def overtaken(self, lags: Sequence[admin.GroupLag]) -> bool:
+        """Whether the group has gone on since."""
+        ends = {bounds.part: bounds.end for bounds in self.bounds}
+        return any(lag.committed is not None and lag.committed != ends.get(lag.part) for lag in lags)
 
 
 async def run_replay(
@@ -173,7 +181,7 @@ async def _fold_again(
     for lag in lags:
         if lag.committed is None:
             continue
-        end, count = lag.committed, sum(other.part.topic == lag.part.topic for other in lags)
+        end, count = lag.committed, _partitions(lags, lag.part.topic)
         replay.told = lambda at=lag.part: progress(f"{at.topic}:{at.partition}, {replay.records:,} records")  # type: ignore[misc]
         log = read_partition(kafka, lag.part, Span(lag.start, end))
         await replay.partition(Stretch(lag.part, lag.start, end, count), log)
@@ -188,9 +196,7 @@ async def _compare(settings: Settings, shadow: Shadow, done: Replayed) -> None:
     """Compare; beside workers again for a few times, as a query sees its tables at different moments."""
     for _ in range(5):
         lags = await admin.group_lag(kafka_address(settings), settings.worker.group, settings.events_topics)
-        ends = {bounds.part: bounds.end for bounds in done.bounds}
-        moving = any(lag.committed is not None and lag.committed != ends.get(lag.part) for lag in lags)
-        done.tables = await asyncio.to_thread(shadow.compare, done.bounds, moving=moving)
+        done.tables = await asyncio.to_thread(shadow.compare, done.bounds, moving=done.overtaken(lags))
         done.left_out = await asyncio.to_thread(shadow.left_out, done.bounds)
         members = await admin.group_members(kafka_address(settings), settings.worker.group)
         if done.equal or not members:
@@ -201,8 +207,7 @@ async def swap_replayed(settings: Settings, done: Replayed) -> None:
     """Exchange the replayed tables with the live ones. Raises ConfigError where a worker runs or the log went on."""
     lags = await admin.group_lag(kafka_address(settings), settings.worker.group, settings.events_topics)
     await _check_swap(settings, lags)
-    ends = {bounds.part: bounds.end for bounds in done.bounds}
-    if any(lag.committed is not None and lag.committed != ends.get(lag.part) for lag in lags):
+    if done.overtaken(lags):
         raise ConfigError("The group went on while the log was replayed.", "Stop all workers, and replay again.")
     await asyncio.to_thread(Shadow(store_address(settings), done.into).swap)
 
