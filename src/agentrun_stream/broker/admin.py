@@ -105,7 +105,7 @@ async def apply_topics(address: KafkaAddress, options: TopicOptions | None = Non
     Raises ConfigError where a partition count was asked for that an existing topic does not have.
     """
     options = options or TopicOptions()
-    async with _session(address) as client:
+    async with session(address) as client:
         states = await _states(client, wanted_topics(options.inputs))
         _refuse_other_counts(states, options.partitions)
         missing = [s.wanted for s in states if s.partitions is None]
@@ -119,7 +119,7 @@ async def apply_topics(address: KafkaAddress, options: TopicOptions | None = Non
 
 async def show_topics(address: KafkaAddress, inputs: Sequence[str] = (topics.EVENTS,)) -> list[TopicState]:
     """The topics as they are, beside what they must be."""
-    async with _session(address) as client:
+    async with session(address) as client:
         return await _states(client, wanted_topics(inputs))
 
 
@@ -128,7 +128,7 @@ async def check_input_topics(address: KafkaAddress, names: Sequence[str]) -> Non
 
     Append time judges keys and leases, so it must not be the producer's own clock.
     """
-    async with _session(address) as client:
+    async with session(address) as client:
         states = await _states(client, wanted_topics(names)[: len(names)])
     for state in states:
         if state.partitions is None:
@@ -143,7 +143,7 @@ async def check_input_topics(address: KafkaAddress, names: Sequence[str]) -> Non
 
 async def group_lag(address: KafkaAddress, group: str, names: Sequence[str]) -> list[GroupLag]:
     """How far a group has come on every partition of these topics. Topics that do not exist have none."""
-    async with _session(address) as client:
+    async with session(address) as client:
         found = await client.describe_topics(list(names))
         parts = [TopicPartition(t["topic"], p["partition"]) for t in found for p in t["partitions"]]
         offsets = await client.list_consumer_group_offsets(group, partitions=parts) if parts else {}
@@ -163,7 +163,7 @@ async def group_lag(address: KafkaAddress, group: str, names: Sequence[str]) -> 
 
 async def group_members(address: KafkaAddress, group: str) -> int:
     """How many members a group has now; a worker that was killed counts until its session ends."""
-    async with _session(address) as client:
+    async with session(address) as client:
         found = 0
         for response in await client.describe_consumer_groups([group]):
             for code, *_, members in (entry[:6] for entry in response.groups):
@@ -205,13 +205,14 @@ async def wait_stored(
 
 async def describe_cluster(address: KafkaAddress) -> Cluster:
     """What the broker says of itself."""
-    async with _session(address) as client:
+    async with session(address) as client:
         found = await client.describe_cluster()
     return Cluster(len(found["brokers"]), found["controller_id"], str(found.get("cluster_id", "")))
 
 
 @asynccontextmanager
-async def _session(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
+async def session(address: KafkaAddress) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client for a while. What the broker answers badly, or not at all, is an UnavailableError."""
     client = AIOKafkaAdminClient(**address.common)
     try:
         await client.start()
