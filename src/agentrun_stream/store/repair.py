@@ -66,8 +66,7 @@ class ClickHouseRepair:
         if named:
             where = f"(toString(ledger), toUnixTimestamp(minute)) IN ({named})"
             execute(self._client, f"ALTER TABLE cost_windows DELETE WHERE {where}", _SYNC)
-        while windows.refresh(self._client).more:
-            pass
+        windows.refresh_all(self._client)
 
 
 def _key(run: RunKey) -> str:

@@ -103,9 +103,7 @@ class Shadow:
 
     def sum_windows(self) -> None:
         """Make the windows from the ledgers."""
-        client = connect(self.address)
-        while windows.refresh(client).more:
-            pass
+        windows.refresh_all(connect(self.address))
 
     def compare(self, bounds: Sequence[Bounds], *, moving: bool) -> list[Compared]:
         """Digest every table on both sides, without what the live side has from after or before the replay."""

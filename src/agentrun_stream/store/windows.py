@@ -196,6 +196,12 @@ def refresh(client: Client, rows_max: int = NEW_ROWS_MAX) -> Refreshed:
     return Refreshed(windows, rows, time.monotonic() - started, more)
 
 
+def refresh_all(client: Client) -> None:
+    """As many passes as it takes until no work is left."""
+    while refresh(client).more:
+        pass
+
+
 def start_over(client: Client) -> None:
     """Let no sum count any more: all are made anew. Safe beside a refresher, whose records are of an older epoch."""
     execute(client, _BEGIN.format(least=_read(client).epoch + 1, unit=1 << CLOSED_BITS), INSERT_SETTINGS)
