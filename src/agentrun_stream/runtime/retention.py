@@ -7,11 +7,10 @@ Must not live here: what an expiry does to a run (processors/fold.py), SQL (stor
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from agentrun_stream.codec.question import question
 from agentrun_stream.model.event import EXPIRE
 from agentrun_stream.ports import Clock, Outgoing, Part, Publisher, RunKey
 from agentrun_stream.runtime.assigned import Assigned
-from agentrun_stream.runtime.sweep import Sweeps
+from agentrun_stream.runtime.sweep import Sweeps, question_on
 from agentrun_stream.store.sweeps import Expired, Horizons
 
 REMOVED: Final = "removed"
@@ -75,8 +74,7 @@ class Expiry:
         return len(new)
 
     def _event(self, key: RunKey, now_ms: int) -> Outgoing:
-        value = question(EXPIRE, key, {"horizon": self._horizons.of(key[0]) or 0}, now_ms)
-        return Outgoing(key[1].encode(), value, (), self._part.partition)
+        return question_on(self._part, EXPIRE, key, {"horizon": self._horizons.of(key[0]) or 0}, now_ms)
 
 
 class Removal:

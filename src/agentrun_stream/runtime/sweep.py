@@ -81,6 +81,11 @@ class Walk:
         return min([self.at.minute, *(minute for _, minute in self.asked.values())])
 
 
+def question_on(part: Part, kind: str, run: RunKey, data: Mapping[str, float], now_ms: int) -> Outgoing:
+    """A question as a record of the partition that its run is on."""
+    return Outgoing(run[1].encode(), question(kind, run, data, now_ms), (), part.partition)
+
+
 class Leases:
     """The walks of one partition for one assignment, one for each of the two reasons.
 
@@ -146,7 +151,8 @@ class Leases:
         due = {key: self._last_asked_ms(key) for key, age in ages.items() if self._rules.due_ms(age) <= now}
         new = [key for key, at in due.items() if at <= now - self._rules.idle_timeout_s * 1000]
         if new:
-            await self._publisher.send(self._part.topic, [self._event(key, now) for key in new])
+            events = [question_on(self._part, LEASE, key, self._rules.data, now) for key in new]
+            await self._publisher.send(self._part.topic, events)
             self.hear(len(new))
         for key in minutes:
             walk.asked.pop(key, None)
@@ -155,10 +161,6 @@ class Leases:
 
     def _last_asked_ms(self, key: RunKey) -> int:
         return max(walk.asked[key][0] if key in walk.asked else 0 for walk in self._walks)
-
-    def _event(self, key: RunKey, now_ms: int) -> Outgoing:
-        value = question(LEASE, key, self._rules.data, now_ms)
-        return Outgoing(key[1].encode(), value, (), self._part.partition)
 
 
 class Duty(Protocol):
