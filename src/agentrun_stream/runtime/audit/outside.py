@@ -6,17 +6,16 @@ Must not live here: the tables (compare.py).
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from agentrun_stream.codec import json_codec
 from agentrun_stream.ports import Part, Record, RunKey
 from agentrun_stream.processors.publish import run_key
 from agentrun_stream.runtime.audit.findings import Findings, Where
 from agentrun_stream.runtime.audit.refold import Reach
+from agentrun_stream.runtime.second_chance import letter_of
 
-PREFIX: Final = "agentrun.dlq."
 Log = AsyncIterator[Sequence[Record]]
-Letter = tuple[str, int, int]
+RefusedAt = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +42,9 @@ class Outside:
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
         self._expected: dict[bytes, tuple[RunKey, Expected]] = {}
-        self._refused: dict[Letter, int] = {}
+        self._refused: dict[RefusedAt, int] = {}
 
-    def expect(self, runs: Mapping[RunKey, Expected], refused: Mapping[Letter, int]) -> None:
+    def expect(self, runs: Mapping[RunKey, Expected], refused: Mapping[RefusedAt, int]) -> None:
         """Expect a record of each of these runs, and a dead letter of each of these refusals (append time in ms)."""
         self._expected.update({run_key(*key): (key, expected) for key, expected in runs.items()})
         self._refused.update(refused)
@@ -76,8 +75,8 @@ class Outside:
             for record in some:
                 if not first_ms or record.timestamp < first_ms:
                     first_ms, oldest = record.timestamp, record.offset
-                said = {k.removeprefix(PREFIX): v for k, v in record.headers if k.startswith(PREFIX)}
-                if said.get("group", b"").decode("utf-8", "replace") == group and (about := _about(said)):
+                said = letter_of(record).said
+                if said.get("group", "") == group and (about := _about(said)):
                     missing.pop(about, None)
         for (name, partition, offset), append_ms in sorted(missing.items()):
             if oldest and append_ms < first_ms:
@@ -87,11 +86,11 @@ class Outside:
             self._findings.differ("records", topic, where, "a dead letter", "none")
 
 
-def _about(said: Mapping[str, bytes]) -> Letter | None:
-    partition, offset = said.get("partition", b""), said.get("offset", b"")
-    if not partition.isdigit() or not offset.isdigit():
+def _about(said: Mapping[str, str]) -> RefusedAt | None:
+    partition, offset = said.get("partition", ""), said.get("offset", "")
+    if not (partition + offset).isascii() or not partition.isdigit() or not offset.isdigit():
         return None
-    return said.get("topic", b"").decode("utf-8", "replace"), int(partition), int(offset)
+    return said.get("topic", ""), int(partition), int(offset)
 
 
 def _order(record: Record) -> tuple[int, int]:
