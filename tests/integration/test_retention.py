@@ -116,6 +116,22 @@ def test_old_runs_are_reduced_to_their_sums(agentrun_stack: Stack, tmp_path: Pat
         assert (replayed.code, orjson.loads(replayed.out)["equal"]) == (0, True), replayed.out + replayed.err
 
 
+def test_what_an_expired_run_was_booked_with_must_stay(agentrun_stack: Stack, tmp_path: Path) -> None:
+    """Sums never change: a row of the ledger that goes missing after the expiry is a difference, named by its offset."""
+    with lane(agentrun_stack, tmp_path, "booked") as made:
+        first, *_ = appended_long_ago(made, 40 * DAY_S, story("old"))
+        made.start(1, **RETAINED)
+        soon(lambda: made.metric("runs_removed_total") == 1, what="the removal")
+        made.wait()
+        made.assert_exact()
+        made.stop()
+        made.execute("DELETE FROM accruals WHERE run_id = 'old' AND object_id = 's1'")
+        code, found = made.audit()
+        assert (code, found["checks"]["accruals"]) == (1, 1), found
+        (named,) = (d for d in found["differences"] if d["check"] == "accruals")
+        assert (named["run"], named["offset"], named["found"]) == ("old", first.offset, "no row")
+
+
 @pytest.mark.slow
 def test_a_removal_that_is_killed_is_done_again(agentrun_stack: Stack, tmp_path: Path) -> None:
     """kill -9 while runs expire and are removed, three times: in the end all are gone, once each, and nothing is wrong."""

@@ -61,7 +61,7 @@ class Comparison:
 
     def objects(self, stored: Iterable[Row], *, deep: bool) -> None:
         """Every object is there, in its version; its row adds up to its checksum, and with `deep` is as folded."""
-        expected = {key: (version, must) for key, version, must in self._refold.objects()}
+        expected = dict(self._refold.objects())
         self._findings.objects += len(expected)
         for run, group in groupby(stored, key=lambda row: (row["workspace"], row["run_id"])):
             rows = list(group)
@@ -69,9 +69,9 @@ class Comparison:
                 self.older.add(run)
             for row in rows:
                 self._object(row, expected, deep=deep)
-        for (workspace, run_id, kind, object_id), (version, must) in expected.items():
+        for (workspace, run_id, kind, object_id), version in expected.items():
             run = (workspace, run_id)
-            if must and run not in self.older:
+            if run not in self.older:
                 where = self._where(_offset(version), run, f"{kind} {object_id}".strip())
                 self._findings.differ("digests", "run_objects", where, "a row", "no row")
 
@@ -81,10 +81,10 @@ class Comparison:
         first_ms = self._refold.first_ms
         return not first_ms or any(float(row["_first_appended_at"]) * 1000 < first_ms for row in rows)
 
-    def _object(self, row: Row, expected: dict[ObjectKey, tuple[int, bool]], *, deep: bool) -> None:
+    def _object(self, row: Row, expected: dict[ObjectKey, int], *, deep: bool) -> None:
         key = (row["workspace"], row["run_id"], row["kind"], row["object_id"])
         found = int(row["_version"])
-        version, _ = expected.pop(key, (None, False))
+        version = expected.pop(key, None)
         where = self._where(_offset(found if version is None else version), key[:2], f"{key[2]} {key[3]}".strip())
         if not row["holds"]:
             self._findings.differ("digests", "run_objects", where, "a row that adds up to its checksum", "it does not")
@@ -121,7 +121,7 @@ class Comparison:
         for key in sorted(missing):
             row = self._refold.accrual(key)
             run = (row["workspace"], row["run_id"])
-            if run not in self.older and self._refold.states[run].expired is None:
+            if run not in self.older:
                 self._findings.differ("accruals", "accruals", self._where(key[0], run, key[1]), "a row", "no row")
 
     # ---- projections

@@ -127,17 +127,16 @@ class Refold:
         state = self.states.get(run)
         return state is not None and state.expired is not None
 
-    def objects(self) -> Iterator[tuple[ObjectKey, int, bool]]:
-        """(key, version, whether it must be there) of every object; an expired run's own may be removed."""
+    def objects(self) -> Iterator[tuple[ObjectKey, int]]:
+        """(key, version) of every object; an expired run has one."""
         for (workspace, run_id), state in self.states.items():
-            stays = state.expired is None
             if state.snap is not None:
-                yield (workspace, run_id, "run", ""), row_version(state.snap.pos), stays
+                yield (workspace, run_id, "run", ""), row_version(state.snap.pos)
             for kind, facts in (("step", state.steps), ("eval", state.evals)):
                 for object_id, fact in facts.items():
-                    yield (workspace, run_id, kind, object_id), row_version(fact.pos), stays
+                    yield (workspace, run_id, kind, object_id), row_version(fact.pos)
             if state.expired is not None:
-                yield (workspace, run_id, "expired", ""), row_version(state.pos), True
+                yield (workspace, run_id, "expired", ""), row_version(state.pos)
 
     def columns(self, key: ObjectKey) -> dict[str, Any]:
         """Every column of an object that is a function of the log."""
