@@ -26,8 +26,18 @@ def verify_run(
     key is trusted); `judged_at` stands for the broker's append time (none: now). The lineage axis is `pending` for a run
     with parents, which only a store can look up.
 
+    Needs the extra `signing`; raises ConfigError where that is not installed.
+
     Example: verify_run(Path("run.json").read_bytes(), registry=json.load(open("acme.jwks.json")), workspace="acme").headline
     """
-    from agentrun_stream.sdk.verifying import verify_run as verify  # noqa: PLC0415 - `import agentrun_stream` stays light
+    try:
+        from agentrun_stream.sdk.verifying import verify_run as verify  # noqa: PLC0415 - `import agentrun_stream` stays light
 
-    return verify(raw, steps=steps, registry=registry, workspace=workspace, judged_at=judged_at)
+        return verify(raw, steps=steps, registry=registry, workspace=workspace, judged_at=judged_at)
+    except ModuleNotFoundError as error:
+        from agentrun_stream.errors import ConfigError  # noqa: PLC0415
+
+        raise ConfigError(
+            f"verify_run needs the package {error.name}, which is not installed.",
+            "Run: pip install 'agentrun-stream[signing]'",
+        ) from None

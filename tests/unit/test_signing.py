@@ -118,3 +118,23 @@ def test_importing_stays_light(statement: str, absent: tuple[str, ...]) -> None:
     code = f"import sys; {statement}; print([n for n in {absent!r} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("missing", ["nacl", "rfc8785"])
+def test_without_the_extra_verifying_says_what_to_install(missing: str) -> None:
+    """Whether it is missed at once or by a number that is written in a rare way: a sentence, and no bare import error."""
+    code = (
+        "import sys\n"
+        f"sys.modules[{missing!r}] = None\n"
+        "from agentrun_stream import verify_run\n"
+        "from agentrun_stream.errors import ConfigError\n"
+        "try:\n"
+        "    verify_run(sys.stdin.buffer.read())\n"
+        "except ConfigError as error:\n"
+        "    print(error.message, error.next_step)\n"
+    )
+    signed = orjson.dumps(RunSigner(KEY, RUN).sign(RUN))
+    done = subprocess.run([sys.executable, "-c", code], input=signed, capture_output=True, check=True)
+    said = done.stdout.decode()
+    assert f"needs the package {missing}" in said
+    assert "pip install 'agentrun-stream[signing]'" in said
