@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -38,28 +37,8 @@ pytestmark = pytest.mark.stack
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    with EmbeddedStore(tmp_path_factory.mktemp("store")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def web(store: EmbeddedStore) -> Http:
-    return Http(int(store.url.rsplit(":", 1)[1]))
-
-
-@pytest.fixture(scope="module")
 def client(web: Http) -> Any:
     return clickhouse_connect.get_client(host="127.0.0.1", port=web.port)
-
-
-@pytest.fixture
-def table(web: Http, request: pytest.FixtureRequest) -> str:
-    name = "t_" + "".join(char if char.isalnum() else "_" for char in request.node.name)
-    web.send(f"DROP TABLE IF EXISTS {name}")
-    made = web.send(f"CREATE TABLE {name} (a UInt64, b String) ENGINE = MergeTree ORDER BY a")
-    assert made.status == 200, made.text
-    return name
 
 
 # -- errors
