@@ -19,6 +19,7 @@ SAFE_INTEGER_MAX: Final = 2**53 - 1
 SIGNED_STEPS_MAX: Final = 10_000
 SIGNED_LINEAGE_MAX: Final = 256
 SIGNED_PARENTS_MAX: Final = 16
+CLAIMS_WHOLE_MAX: Final = 16  # of a run; what is signed besides is kept by its names, its bytes are evidence
 TOKENS_MAX: Final = 10**12  # of one count; the schemas say the same
 LEASE_IDLE_MS_MIN: Final = 60_000
 LEASE_AGE_MS_MIN: Final = 3_600_000

@@ -6,12 +6,22 @@ Must not live here: I/O. The loop (runtime/) walks these tables.
 from dataclasses import dataclass
 from typing import Final
 
-from agentrun_stream.codec.cloudevents import decode
+from agentrun_stream.codec.cloudevents import Route, decode
+from agentrun_stream.model.event import Event, Refusal
+from agentrun_stream.ports import Record
 from agentrun_stream.processors.fold import fold
 from agentrun_stream.processors.project import project
-from agentrun_stream.processors.publish import announcement, run_record
+from agentrun_stream.processors.publish import announcements, run_record
+from agentrun_stream.processors.verify import prove, settle
 
-__all__ = ["PHASES", "Phase", "announcement", "decode", "fold", "project", "run_record"]
+__all__ = ["PHASES", "Phase", "announcements", "fold", "project", "read", "run_record", "settle"]
+
+
+def read(record: Record, route: Route, append_ms: int | None = None) -> Event | Refusal:
+    """Decode a record, and read what a signed or chained object says by its bytes; `settle` then looks at the equation."""
+    when = record.timestamp if append_ms is None else append_ms
+    event = decode(record.value, record.key, record.headers, when, route)
+    return event if isinstance(event, Refusal) or record.value is None else prove(event, record.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +33,9 @@ class Phase:
     why: str
 
 
-# record -> decode -> fold -> rows, accruals       per record, so that its objects die young
-# run    -> project -> rows, settlements, record   per run that a batch changed
-# batch  -> these phases                           one at a time; a failure means that nothing later happens
+# record -> read -> settle -> fold -> rows, accruals   per record, so that its objects die young
+# run    -> project -> rows, settlements, record       per run that a batch changed, or that is judged again
+# batch  -> these phases                               one at a time; a failure means that nothing later happens
 PHASES: Final = (
     Phase(
         "facts", ("accruals", "refused", "evidence"), "before the objects that would make their event already folded"

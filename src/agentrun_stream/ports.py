@@ -6,8 +6,9 @@ where they bind. Must not live here: implementations.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.run import RunState
 
 RunKey = tuple[str, str]
@@ -114,8 +115,8 @@ class Publisher(Protocol):
         """Become the only publisher for this input partition. After it returns no older publisher can commit."""
         ...
 
-    async def publish(self, part: Part, topic: str, records: Sequence[Outgoing]) -> None:
-        """Publish in one transaction. MUST NOT return before it is committed.
+    async def publish(self, part: Part, records: Mapping[str, Sequence[Outgoing]]) -> None:
+        """Publish records, by topic, in one transaction. MUST NOT return before it is committed.
 
         Raises FencedError when no longer the only one, UnavailableError when it may or may not be committed: then the
         partition has to be fenced again before anything else is published.
@@ -142,6 +143,13 @@ class Publisher(Protocol):
         ...
 
 
+class Stored(NamedTuple):
+    """The row of `runs` of a run: its version, and what opinions decided in it, by column."""
+
+    version: int
+    opinions: Mapping[str, Any]
+
+
 class Store(Protocol):
     """The store as the loop uses it. Errors: StoreError may be tried again, StoreRejectedError may not."""
 
@@ -154,6 +162,18 @@ class Store(Protocol):
 
     async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
         """The states of these runs, all of their objects or an error, never a part. Unknown runs are left out."""
+        ...
+
+    async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        """What children look at of these runs, as `runs` has it now. Unknown runs are left out."""
+        ...
+
+    async def projected(self, keys: Sequence[RunKey]) -> dict[RunKey, Stored]:
+        """What stands in `runs` of these runs: versions, and the columns that opinions decide. Unknown runs are left out."""
+        ...
+
+    async def evidence(self, run: RunKey, version: int) -> bytes | None:
+        """The bytes of a signed event as they arrived; None where they are gone."""
         ...
 
     async def journal_end(self, part: Part) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from agentrun_stream import limits
 
 EVENTS: Final = "agentrun.events.v1"
 RUNS: Final = "agentrun.runs.v1"
+QUARANTINE: Final = "agentrun.quarantine.v1"
 DEAD_LETTERS: Final = "agentrun.dlq.v1"
 REPLAYS: Final = "agentrun.replays.v1"
 
@@ -40,6 +41,17 @@ TOPICS: Final = (
         RUNS,
         "workspace/run id",
         "assembled runs, compacted; the newest order pair of a key wins",
+        4,
+        {
+            "cleanup.policy": "compact",
+            "max.message.bytes": str(limits.RUNS_MESSAGE_BYTES_MAX),
+            "min.compaction.lag.ms": str(limits.RUNS_COMPACTION_LAG_MS_MIN),
+        },
+    ),
+    Topic(
+        QUARANTINE,
+        "workspace/run id",
+        "runs that the policy of their workspace keeps from the runs topic, compacted in the same way",
         4,
         {
             "cleanup.policy": "compact",

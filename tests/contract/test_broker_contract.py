@@ -238,8 +238,8 @@ def test_a_transaction_is_published_whole(play: Play) -> None:
         runs = await stage.topic()
         publisher, part = stage.publisher("whole"), Part("in", 0)
         await publisher.fence(part)
-        await publisher.publish(part, runs, [Outgoing(b"a", b"1", (("h", b"x"),)), Outgoing(b"a", b"2")])
-        await publisher.publish(part, runs, [Outgoing(b"b", b"3")])
+        await publisher.publish(part, {runs: [Outgoing(b"a", b"1", (("h", b"x"),)), Outgoing(b"a", b"2")]})
+        await publisher.publish(part, {runs: [Outgoing(b"b", b"3")]})
         await publisher.close()
         assert await stage.read(runs) == [(b"a", b"1", (("h", b"x"),)), (b"a", b"2", ()), (b"b", b"3", ())]
 
@@ -254,14 +254,14 @@ def test_an_older_publisher_is_fenced(play: Play) -> None:
         old, new, part, other = stage.publisher("fence"), stage.publisher("fence"), Part("in", 1), Part("in", 2)
         await old.fence(part)
         await old.fence(other)
-        await old.publish(part, runs, some(1, "before"))
+        await old.publish(part, {runs: some(1, "before")})
         await new.fence(part)
         with pytest.raises(FencedError):
-            await old.publish(part, runs, some(1, "zombie"))
-        await new.publish(part, runs, some(1, "new"))
-        await old.publish(other, runs, some(1, "other"))
+            await old.publish(part, {runs: some(1, "zombie")})
+        await new.publish(part, {runs: some(1, "new")})
+        await old.publish(other, {runs: some(1, "other")})
         await old.fence(part)
-        await old.publish(part, runs, some(1, "again"))
+        await old.publish(part, {runs: some(1, "again")})
         await old.close()
         await new.close()
         assert values_of(await stage.read(runs)) == [b"before0", b"new0", b"other0", b"again0"]
@@ -280,7 +280,7 @@ def test_a_fenced_publisher_stays_fenced(play: Play) -> None:
         try:
             for _ in range(3):
                 with pytest.raises(FencedError):
-                    await old.publish(part, runs, some(1, "zombie"))
+                    await old.publish(part, {runs: some(1, "zombie")})
         finally:
             await old.close()
             await new.close()
@@ -293,11 +293,11 @@ def test_who_never_fenced_or_released_may_not_publish(play: Play) -> None:
         runs = await stage.topic()
         publisher, part = stage.publisher("none"), Part("in", 0)
         with pytest.raises(FencedError):
-            await publisher.publish(part, runs, some(1))
+            await publisher.publish(part, {runs: some(1)})
         await publisher.fence(part)
         await publisher.release(part)
         with pytest.raises(FencedError):
-            await publisher.publish(part, runs, some(1))
+            await publisher.publish(part, {runs: some(1)})
         await publisher.close()
         assert await stage.read(runs) == []
 

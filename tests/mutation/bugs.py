@@ -16,7 +16,7 @@ class Bug(NamedTuple):
 
 BUGS: Final = {
     "the guard is off by one": Bug(
-        "runtime/batch.py",
+        "runtime/folder.py",
         "        if pos <= state.pos:\n            self._batch.count(ALREADY)",
         "        if pos < state.pos:\n            self._batch.count(ALREADY)",
     ),
@@ -27,32 +27,33 @@ BUGS: Final = {
         "runtime/membership.py", "folded == assigned.folded", "folded >= assigned.folded"
     ),
     "what was told twice counts as late": Bug(
-        "processors/fold.py", "event.time_s < old.time_s and", "event.time_s <= old.time_s and"
+        "processors/fold/outcome.py", "event.time_s < old.time_s and", "event.time_s <= old.time_s and"
     ),
     "a replaced step is booked whole": Bug(
         "model/ledger.py", "said[2:] if old is None else", "said[2:] if new is not None else"
     ),
     "a minute left keeps its amounts": Bug(
-        "processors/project.py",
+        "processors/project/__init__.py",
         "if not state.closed or int(snap.closed_s) // 60 * 60 != minute:",
         "if not state.closed:",
     ),
     "a reopened run is not announced": Bug(
-        "runtime/batch.py", "        if projection.settlements:  #", "        if projection.closed:  #"
+        "model/projection.py", "        return bool(self.settlements)", "        return self.closed"
     ),
     "the first append time moves": Bug(
-        "processors/fold.py", "first = append_ms if old is None else old[3]", "first = append_ms"
+        "processors/fold/steps.py", "first = append_ms if old is None else old[3]", "first = append_ms"
     ),
     "the journal stops at the last record": Bug(
         "runtime/checkpoint.py", '"last": entry.last,', '"last": max(entry.first, entry.last_offset + 1),'
     ),
     "a step inside a run is always news": Bug(
-        "processors/fold.py", "if old is None or not _is_late(event, old):", "if old is None or old is not None:"
+        "processors/fold/steps.py", "if old is None or not is_late(event, old):", "if old is None or old is not None:"
     ),
     "the newest step is believed, not the newest object": Bug(
         "model/run.py",
-        "times += [e.append_ms for e in self.evals.values()]\n        if self.snap is not None:\n            "
-        "times.append(self.snap.append_ms)\n        return max",
+        "for others in (self.evals, self.claims, self.marks):\n"
+        "            times += [fact.append_ms for fact in others.values()]\n"
+        "        if self.snap is not None:\n            times.append(self.snap.append_ms)\n        return max",
         "return max",
     ),
     "the commit is believed, not the journal": Bug(

@@ -13,9 +13,11 @@ import pytest
 from agentrun_stream import limits, pipeline, topics
 from agentrun_stream.broker.memory import MemoryBroker
 from agentrun_stream.model import run
+from agentrun_stream.model.opinions import Opinions
 from agentrun_stream.model.run import RunState
-from agentrun_stream.processors import fold, project
-from agentrun_stream.runtime import batch, cache, checkpoint, membership, resume, worker
+from agentrun_stream.processors.fold import snapshot, steps
+from agentrun_stream.processors.project import project
+from agentrun_stream.runtime import cache, checkpoint, folder, membership, resume, show, worker
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 FACTS, OBJECTS, PROJECTIONS, PUBLISH, JOURNAL, COMMIT = pipeline.PHASES
@@ -27,14 +29,14 @@ def phases(*order: pipeline.Phase) -> Patch:
 
 def no_guard(patch: pytest.MonkeyPatch) -> None:
     """What the objects hold already is folded again."""
-    real = batch.PartFolder._look_up
+    real = folder.PartFolder._look_up
 
     async def blind(self: Any, keys: Any) -> None:
         await real(self, keys)
         for key in keys:
             self.assigned.cache.runs[key].pos = -1
 
-    patch.setattr(batch.PartFolder, "_look_up", blind)
+    patch.setattr(folder.PartFolder, "_look_up", blind)
 
 
 def stale_cache(patch: pytest.MonkeyPatch) -> None:
@@ -67,13 +69,12 @@ def dirty_eviction(patch: pytest.MonkeyPatch) -> None:
 
 def unsettled(patch: pytest.MonkeyPatch) -> None:
     """A run that left a minute keeps its amounts there."""
-    real = project.project
 
-    def only_here(state: RunState, topic: str, partition: int) -> Any:
-        shown = real(state, topic, partition)
+    def only_here(state: RunState, topic: str, partition: int, opinions: Opinions) -> Any:
+        shown = project(state, topic, partition, opinions)
         return shown and replace(shown, settlements=[s for s in shown.settlements if s["runs"]])
 
-    patch.setattr(batch, "project", only_here)
+    patch.setattr(show, "project", only_here)
 
 
 def split_objects(patch: pytest.MonkeyPatch) -> None:
@@ -126,6 +127,12 @@ def refused_unread(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(resume.Opener, "open", forgetful)
 
 
+def late_repeats(patch: pytest.MonkeyPatch) -> None:
+    """What a source told earlier replaces what it told later."""
+    for room in (snapshot, steps):
+        patch.setattr(room, "is_late", lambda *_: False)
+
+
 MUTATIONS: dict[str, Patch] = {
     "no guard": no_guard,
     "stale cache": stale_cache,
@@ -136,14 +143,14 @@ MUTATIONS: dict[str, Patch] = {
     "journal first": phases(JOURNAL, FACTS, OBJECTS, PROJECTIONS, PUBLISH, COMMIT),
     "commit before publish": phases(FACTS, OBJECTS, PROJECTIONS, JOURNAL, COMMIT, PUBLISH),
     "journal before projections": phases(FACTS, OBJECTS, JOURNAL, PROJECTIONS, PUBLISH, COMMIT),
-    "no second announcement": lambda p: p.setattr(batch.PartFolder, "_touch", lambda *_: None),
+    "no second announcement": lambda p: p.setattr(folder.PartFolder, "_touch", lambda *_, **__: None),
     "nobody is fenced": lambda p: p.setattr(MemoryBroker, "is_current", lambda *_: True),
     "leases are believed": lambda p: p.setattr(limits, "LEASE_IDLE_MS_MIN", 0),
-    "late repeats count": lambda p: p.setattr(fold, "_is_late", lambda *_: False),
+    "late repeats count": late_repeats,
     "refused rows are not searched for": lambda p: p.setattr(
         membership.Membership, "batch_max", lambda _self, most: most
     ),
-    "refused leaves no trace": lambda p: p.setattr(batch.PartFolder, "_refuse", lambda *_: None),
+    "refused leaves no trace": lambda p: p.setattr(folder.PartFolder, "_refuse", lambda *_: None),
     "objects in two inserts": split_objects,
     "two checkpoints in flight": two_in_flight,
     "dead letters are not waited for": letters_unawaited,

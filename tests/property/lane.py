@@ -4,19 +4,21 @@ Must not live here: the loop (the simulation drives the real one), expectations.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from agentrun_stream import topics
 from agentrun_stream.broker.memory import MemoryBroker, MemoryPublisher, MemoryRecord, MemorySource
 from agentrun_stream.codec.cloudevents import Route
-from agentrun_stream.model.run import RunState
-from agentrun_stream.ports import Outgoing, Part, RunKey
+from agentrun_stream.ports import Outgoing, Part
 from agentrun_stream.runtime.assigned import Assigned
-from agentrun_stream.runtime.batch import Batch, PartFolder
+from agentrun_stream.runtime.batch import Batch
 from agentrun_stream.runtime.checkpoint import Checkpointer
+from agentrun_stream.runtime.folder import PartFolder
+from agentrun_stream.runtime.lookup import Lookups
 from agentrun_stream.store.memory import MemoryStore
 from agentrun_stream.telemetry.metrics import Metrics
 from property.oracle import Logged
@@ -71,6 +73,7 @@ class Lane:
         clock = StillClock()
         self.broker = MemoryBroker(clock.now_ms)
         self.broker.create(topics.RUNS, 1)
+        self.broker.create(topics.QUARANTINE, 1)
         self.broker.create(topics.DEAD_LETTERS, 1)
         self.broker.create(topics.EVENTS, 1)
         self.publisher = MemoryPublisher(self.broker, "g")
@@ -104,16 +107,17 @@ class Lane:
 
     async def _batch(self, assigned: Assigned, number: int, end: int) -> None:
         batch = Batch(number, 1_800_000_000_000)
-        folder = PartFolder(batch, assigned, self._load)
+        folder = PartFolder(batch, assigned, Lookups(self.store, StillClock(), _ask))
         cut = self.chance.randint(assigned.folded, end)
         pieces = [folder.take(self._records[assigned.folded : cut], cut), folder.take(self._records[cut:end], end)]
         for piece in pieces:
             await piece.fold(_at_once)
-        folder.finish()
+        await folder.finish()
         await self._checkpointer.write(batch)
 
-    async def _load(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
-        return await self.store.load_runs(keys)
+
+async def _ask(question: Callable[[], Awaitable[Any]]) -> Any:
+    return await question()
 
 
 async def _at_once() -> None:

@@ -16,8 +16,9 @@ from agentrun_stream import topics
 from agentrun_stream.broker.kafka import partition_of
 from agentrun_stream.broker.memory import MemoryBroker, MemoryPublisher, MemorySource
 from agentrun_stream.errors import StoreError, UnavailableError
+from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.run import RunState
-from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record, RunKey
+from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record, RunKey, Stored
 from agentrun_stream.runtime.assigned import Assigned
 from agentrun_stream.runtime.retention import Expiry, Removal
 from agentrun_stream.runtime.sweep import Duty, LeaseRules, Leases, Sweeper
@@ -234,6 +235,18 @@ class GatedStore:
         await self._asked()
         return await self._store.set_aside(part)
 
+    async def projected(self, keys: Sequence[RunKey]) -> dict[RunKey, Stored]:
+        await self._asked()
+        return await self._store.projected(keys)
+
+    async def evidence(self, run: RunKey, version: int) -> bytes | None:
+        await self._asked()
+        return await self._store.evidence(run, version)
+
+    async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        await self._asked()
+        return await self._store.kin(keys)
+
     async def _asked(self) -> None:
         await self._machine.pause()
         if self._machine.shared.chance.random() < self._machine.shared.fate.error_before:
@@ -293,9 +306,9 @@ class GatedPublisher:
         await self._publisher.fence(part)
         await self._machine.pause()
 
-    async def publish(self, part: Part, topic: str, records: Sequence[Outgoing]) -> None:
+    async def publish(self, part: Part, records: Mapping[str, Sequence[Outgoing]]) -> None:
         try:
-            await self._call(f"publish of {part.partition}", lambda: self._publisher.publish(part, topic, records))
+            await self._call(f"publish of {part.partition}", lambda: self._publisher.publish(part, records))
         except UnavailableError:
             await self._publisher.release(
                 part

@@ -21,7 +21,7 @@ from simulation.machine import GROUP, Fate, Machine, Shared
 from simulation.operator import POISON, Operator, is_poison
 from simulation.virtual import VirtualLoop, play
 
-BACKUP_ORDER = ("batches", "runs", "settlements", "run_objects", "accruals", "refused")
+BACKUP_ORDER = ("batches", "runs", "settlements", "run_objects", "accruals", "evidence", "refused")
 QUIET_S_MAX = 4_000.0
 REFUSED = (
     (b"{", "malformed"),
@@ -39,7 +39,7 @@ class Theatre:
         self.partitions = self.chance.choice((1, 1, 2, 3))
         self.story = Storyteller(self.chance)
         self.broker = MemoryBroker(lambda: self.story.now_ms)
-        for topic in (topics.EVENTS, topics.RUNS, topics.DEAD_LETTERS):
+        for topic in (topics.EVENTS, topics.RUNS, topics.QUARANTINE, topics.DEAD_LETTERS):
             self.broker.create(topic, self.partitions)
         self.shared = Shared(self.chance, self.broker, MemoryStore(is_poison))
         self.poison = self.chance.choice((0.0, 0.0, 0.0, 0.03))

@@ -15,7 +15,7 @@ def published(unknown: dict[str, object]) -> bytes:
     run.snap = Snapshot(doc, 5, "/s", 1.0, 1, 1, 1, seen=True, closed_by="runtime", closed_s=60.0, settled=(60,))
     shown = project(run, "t", 0)
     assert shown is not None
-    return run_record(run, shown.row)
+    return run_record(shown)
 
 
 def test_what_fits_is_whole() -> None:

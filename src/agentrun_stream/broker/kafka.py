@@ -218,14 +218,15 @@ class KafkaPublisher:
         await self._start(producer)
         self._fenced[part] = producer
 
-    async def publish(self, part: Part, topic: str, records: Sequence[Outgoing]) -> None:
+    async def publish(self, part: Part, records: Mapping[str, Sequence[Outgoing]]) -> None:
         """See `ports.Publisher.publish`."""
         producer = self._fenced.get(part)
         if producer is None:
             raise FencedError(f"No publisher for {part.topic}:{part.partition}.")
         try:
             async with producer.transaction():
-                await self._send_all(producer, topic, records)
+                for topic, some in records.items():
+                    await self._send_all(producer, topic, some)
                 self.produced()
         except (ProducerFenced, InvalidProducerEpoch) as error:
             await self.release(part)  # it stays fenced, however often it is asked

@@ -304,12 +304,13 @@ class MemoryPublisher:
         """See `ports.Publisher.fence`."""
         self._epochs[part] = self._broker.fence(self._name(part))
 
-    async def publish(self, part: Part, topic: str, records: Sequence[Outgoing]) -> None:
+    async def publish(self, part: Part, records: Mapping[str, Sequence[Outgoing]]) -> None:
         """See `ports.Publisher.publish`."""
         epoch = self._epochs.get(part)
         if epoch is None or not self._broker.is_current(self._name(part), epoch):
             raise FencedError(f"Another worker publishes for {part.topic}:{part.partition} now.")
-        self._broker.append(topic, records, control=self._control)
+        for topic, some in records.items():
+            self._broker.append(topic, some, control=self._control)
 
     async def send(self, topic: str, records: Sequence[Outgoing]) -> None:
         """See `ports.Publisher.send`."""

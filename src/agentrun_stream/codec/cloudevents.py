@@ -84,10 +84,11 @@ def decode(value: bytes | None, key: bytes | None, headers: Headers, append_ms: 
             raise _RefusedError("schema", "/workspaceid", "pattern")  # noqa: TRY301
         workspace = workspace or claimed or DEFAULT_WORKSPACE
         event = _event(attributes, data, key, workspace)
+        event.enveloped = data is not obj
         _check_times(event, attributes, append_ms)
         _check_workspace(event, claimed, route)
         if event.kind in (RUN, PATCH):
-            event.cost_raw = _cost_text(event.obj, value, exact=exact, enveloped=data is not obj)
+            event.cost_raw = _cost_text(event.obj, value, exact=exact, enveloped=event.enveloped)
     except json_codec.MalformedError:
         return Refusal("malformed", keyword="json", workspace=workspace)
     except _RefusedError as refused:

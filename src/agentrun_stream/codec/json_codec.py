@@ -14,6 +14,7 @@ _DIGITS: Final = bytes(48 if 48 <= i < 58 else 32 for i in range(256))  # noqa: 
 _LONG: Final = b"0" * 19  # the shortest integer that may exceed 64 bits
 
 dumps = orjson.dumps
+loads = orjson.loads
 
 
 class MalformedError(ValueError):

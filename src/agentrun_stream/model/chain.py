@@ -31,6 +31,33 @@ class Marks(NamedTuple):
     broken: bool = False
 
 
+class Seen(NamedTuple):
+    """All that ever came of one step, whatever the order: a function of the set of its versions, so no repeat changes it.
+
+    `digest` is that of its chained versions, `conflict` that they had two. `bare` says who brought a version without a link:
+    None nobody, a claim's id that claim alone, '' others too. `origin` says the same of any version.
+    """
+
+    digest: str | None
+    conflict: bool
+    bare: str | None
+    origin: str
+
+    def and_(self, other: "Seen") -> "Seen":
+        """Both together."""
+        two = self.digest is not None and other.digest is not None and self.digest != other.digest
+        conflict = self.conflict or other.conflict or two
+        bare = self.bare if other.bare is None else other.bare if self.bare in {None, other.bare} else ""
+        origin = self.origin if self.origin == other.origin else ""
+        return Seen(None if conflict else self.digest or other.digest, conflict, bare, origin)
+
+
+def seen_of(link: Link | None, origin: str) -> Seen:
+    """What one version of a step says of how it came: by a claim, or `origin` ''."""
+    digest, bare = (None, origin) if link is None else (link.digest, None)
+    return Seen(digest=digest, conflict=False, bare=bare, origin=origin)
+
+
 class ChainAxis(NamedTuple):
     """The chain axis, its reason codes (sorted), and where each was found, for people."""
 

@@ -6,6 +6,9 @@ Must not live here: parsing, validation, or anything that knows Kafka.
 from collections.abc import Sequence
 from typing import Any, Final
 
+from agentrun_stream.model.chain import Link
+from agentrun_stream.model.facts import Facts
+
 RUN: Final = "run"
 STEP: Final = "step"
 EVAL: Final = "eval"
@@ -38,12 +41,19 @@ class Event:
 
     Times are seconds since 1970 (UTC): a float tells microseconds apart, and is what the store reads. `time_s` is the event
     time of the wire contract; `stamped` says whether it is the envelope's own. `times` are (started, ended) of the object,
-    `step_times` those of embedded steps, in their order. `cost_raw` is `cost.cost_usd` as its digits were sent.
+    `step_times` those of embedded steps, in their order. `cost_raw` is `cost.cost_usd` as its digits were sent. `enveloped`
+    says that the object came inside a structured envelope.
+
+    What a signed or chained object says by its bytes (processors/verify.py): `facts` of a run, `whole` the run as it was
+    signed, `links` of its steps in their order, or of the step that the event is.
     """
 
     __slots__ = (
         "cost_raw",
+        "enveloped",
+        "facts",
         "kind",
+        "links",
         "obj",
         "run_id",
         "source",
@@ -51,6 +61,7 @@ class Event:
         "step_times",
         "time_s",
         "times",
+        "whole",
         "workspace",
     )
 
@@ -65,6 +76,10 @@ class Event:
         self.times: Times = (None, None)
         self.step_times: Sequence[Times] = ()
         self.cost_raw: str | None = None
+        self.enveloped = True
+        self.facts: Facts | None = None
+        self.whole: dict[str, Any] | None = None
+        self.links: Sequence[Link | None] = ()
 
 
 class Refusal:

@@ -35,7 +35,8 @@ def judge(facts: Facts, judgement: Judgement, links: Iterable[Link] = (), marks:
     The lineage axis is what the run says itself: `root`, `mismatch`, or `pending` until its parents were looked up.
     """
     signature, doubt = signature_axis(facts, judgement)
-    chain = judge_chain((*facts.links, *links) if facts.links else links, facts.commitment, facts.genesis, marks)
+    inside = [link for link in facts.links if link is not None]
+    chain = judge_chain((*inside, *links) if inside else links, facts.commitment, facts.genesis, marks)
     axes = Axes(
         facts.hash, chain.axis, signature, facts.lineage, facts.closed, uncovered=STEPS_UNCOVERED in chain.reasons
     )

@@ -1,13 +1,17 @@
-"""What a run is: its objects (snapshot, steps, evals), their facts, and the table of statuses.
+"""What a run is: its objects (snapshot, steps, evals, claims, marks), their facts, and the table of statuses.
 
 Must not live here: how events change a run (processors/fold.py) or what is shown of it (processors/project.py).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from agentrun_stream import limits
+from agentrun_stream.model.chain import Link, Seen, seen_of
+from agentrun_stream.model.facts import Facts
 
 OPEN: Final = frozenset({"pending", "running"})
 TERMINAL: Final = frozenset({"completed", "failed", "cancelled", "timeout"})
@@ -20,6 +24,14 @@ SNAPSHOT_EFFECT: Final = {
     (True, False): "stale",
     (True, True): "correct",
 }
+
+# What most runs have of a kind: one for all of them, so it is replaced and never written to.
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+def _none() -> Mapping[str, Any]:
+    return _NONE
+
 
 CLOSED_BY_RUNTIME: Final = "runtime"
 CLOSED_BY_LEASE: Final = "lease"
@@ -58,7 +70,10 @@ class Usage(NamedTuple):
 
 
 class StepFact(NamedTuple):
-    """What the fold and the projection keep of a step. Append times in ms, the event's time in s."""
+    """What the fold and the projection keep of a step. Append times in ms, the event's time in s.
+
+    `link` is its place in the chain. `origin` is the id of the claim that brought it, if nothing else ever did; else ''.
+    """
 
     pos: int
     source: str
@@ -68,6 +83,13 @@ class StepFact(NamedTuple):
     type: str
     success: bool | None
     usage: Usage | None
+    link: Link | None = None
+    origin: str = ""
+
+    @property
+    def seen(self) -> Seen:
+        """What this version of the step alone says of how it came."""
+        return seen_of(self.link, self.origin)
 
 
 class EvalFact(NamedTuple):
@@ -81,13 +103,44 @@ class EvalFact(NamedTuple):
     doc: dict[str, Any]
 
 
+class MarkFact(NamedTuple):
+    """What stays of a step's other versions: `seen` sums up all that ever came, also what changed nothing else."""
+
+    pos: int
+    source: str
+    time_s: float
+    first_append_ms: int
+    append_ms: int
+    seen: Seen
+
+
+class ClaimFact(NamedTuple):
+    """A validly signed snapshot, kept whole: `doc` as canonical JSON, None where it is one too many to be kept here.
+
+    `at` is the position of the event that brought it, under which its bytes are evidence; `pos` is a later one where the same
+    key and revision came with another digest (`fork`).
+    """
+
+    pos: int
+    source: str
+    time_s: float
+    first_append_ms: int
+    append_ms: int
+    at: int
+    fork: bool
+    doc: bytes | None
+    cost_raw: str | None
+    facts: Facts
+
+
 @dataclass(slots=True)
 class Snapshot:
     """The run's own object: its merged members (steps and eval aside) and what the fold must remember of it.
 
     `seen` is False while only patches, refused steps or a lease made the object. `settled` holds every minute (epoch
     seconds) that the run ever settled in. `opened_ms` is the append time at which it began or was last reopened, `due_ms` that
-    from which on a lease that closed it could have done so.
+    from which on a lease that closed it could have done so. `proof` is what the last snapshot says of its signature and chain;
+    None where it has neither, or where something unsigned was said since.
     """
 
     doc: dict[str, Any]
@@ -109,6 +162,7 @@ class Snapshot:
     corrections: int = 0
     steps_refused: int = 0
     due_ms: int = 0
+    proof: Facts | None = None
 
     @property
     def status(self) -> str | None:
@@ -129,10 +183,16 @@ class RunState:
     snap: Snapshot | None = None
     steps: dict[str, StepFact] = field(default_factory=dict)
     evals: dict[str, EvalFact] = field(default_factory=dict)
+    claims: Mapping[str, ClaimFact] = field(default_factory=_none)
+    marks: Mapping[str, MarkFact] = field(default_factory=_none)
     expired: dict[str, Any] | None = None
     # The cache's own notes: the last batch that touched the run, and what it counted for its size.
     mark: int = field(default=-1, compare=False)
     cached_bytes: int = field(default=0, compare=False)
+
+    def forget(self) -> None:
+        """Let go of all objects but `expired`."""
+        self.snap, self.steps, self.evals, self.claims, self.marks = None, {}, {}, _NONE, _NONE
 
     @property
     def closed(self) -> bool:
@@ -143,7 +203,8 @@ class RunState:
     def last_append_ms(self) -> int:
         """The newest append time among the run's objects."""
         times = [s.append_ms for s in self.steps.values()]
-        times += [e.append_ms for e in self.evals.values()]
+        for others in (self.evals, self.claims, self.marks):
+            times += [fact.append_ms for fact in others.values()]
         if self.snap is not None:
             times.append(self.snap.append_ms)
         return max(times, default=0)
@@ -152,7 +213,8 @@ class RunState:
     def first_append_ms(self) -> int:
         """The append time of the event that made the run's first object."""
         times = [s.first_append_ms for s in self.steps.values()]
-        times += [e.first_append_ms for e in self.evals.values()]
+        for others in (self.evals, self.claims, self.marks):
+            times += [fact.first_append_ms for fact in others.values()]
         if self.snap is not None:
             times.append(self.snap.first_append_ms)
         return min(times, default=0)

@@ -5,9 +5,10 @@ Must not live here: producing it, or deciding when.
 
 from typing import Any, Final
 
-from agentrun_stream import limits
+from agentrun_stream import limits, topics
 from agentrun_stream.codec import json_codec
-from agentrun_stream.model.run import RunState
+from agentrun_stream.model.opinions import QUARANTINED
+from agentrun_stream.model.projection import Projection
 from agentrun_stream.ports import Outgoing
 
 _COUNTS: Final = (
@@ -22,6 +23,7 @@ _COUNTS: Final = (
     "corrections",
 )
 _VERDICT: Final = ("hash", "chain", "signature", "lineage", "log")
+_PROOF: Final = ("kid", "signed_rev", "genesis", "run_digest", "claims_differ", "flag")
 _CUT_CHARS: Final = 1024
 _OWN: Final = (
     *("id", "workspace", "status", "revision", "projection", "closed_by", "verdict", "costs", "counts"),
@@ -35,26 +37,34 @@ def run_key(workspace: str, run_id: str) -> bytes:
     return f"{workspace}/{run_id}".encode()
 
 
-def announcement(state: RunState, row: dict[str, Any]) -> Outgoing:
-    """What is published of a run: its key, its value, and in headers the pair by which a reader puts values in order."""
+def announcements(projection: Projection, *, again: bool) -> list[tuple[str, Outgoing]]:
+    """What is published of a run, as (topic, record), in one transaction.
+
+    In headers is the pair by which a reader puts records in order. A quarantined run goes to a topic of its own, and leaves a
+    tombstone on that of the runs. With `again` it may have been told before, be it there or here: then it leaves one there.
+    """
+    row = projection.row
     order = (("revision", str(row["revision"]).encode()), ("projection", str(row["projection"]).encode()))
-    return Outgoing(run_key(state.workspace, state.run_id), json_codec.fitted(run_record(state, row)), order)
+    key = run_key(row["workspace"], row["run_id"])
+    here, there = topics.RUNS, topics.QUARANTINE
+    if row["flag"] == QUARANTINED:
+        here, there, again = there, here, True
+    told = [(here, Outgoing(key, json_codec.fitted(run_record(projection)), order))]
+    return [*told, (there, Outgoing(key, None, order))] if again else told
 
 
-def run_record(state: RunState, row: dict[str, Any]) -> bytes:
-    """The published value of a run; `row` is its projection. At most PUBLISHED_RUN_BYTES_MAX bytes."""
-    doc = state.snap.doc if state.snap is not None else {}
-    if state.expired is not None:
-        doc = state.expired["snap"]["doc"]
+def run_record(projection: Projection) -> bytes:
+    """The published value of a run. At most PUBLISHED_RUN_BYTES_MAX bytes."""
+    row = projection.row
     record = {
-        **doc,
-        "id": state.run_id,
-        "workspace": state.workspace,
+        **projection.doc,
+        "id": row["run_id"],
+        "workspace": row["workspace"],
         "status": row["status"],
         "revision": row["revision"],
         "projection": row["projection"],
         "closed_by": row["closed_by"],
-        "verdict": {"headline": row["verdict"], **{axis: row[f"verdict_{axis}"] for axis in _VERDICT}},
+        "verdict": _verdict(row),
         "costs": {"reported": row["cost_reported"], "reported_raw": row["cost_reported_raw"]},
         "counts": {name: row[name] for name in _COUNTS},
         "first_event_at": row["first_event_at"],
@@ -62,6 +72,13 @@ def run_record(state: RunState, row: dict[str, Any]) -> bytes:
     }
     value = json_codec.dumps(record)
     return value if len(value) <= limits.PUBLISHED_RUN_BYTES_MAX else _cut(record)
+
+
+def _verdict(row: dict[str, Any]) -> dict[str, Any]:
+    told = {"headline": row["verdict"], **{axis: row[f"verdict_{axis}"] for axis in _VERDICT}}
+    if row["verdict_reasons"]:
+        told["reasons"] = row["verdict_reasons"]
+    return told | {name: row[name] for name in _PROOF if row[name]}
 
 
 def _cut(record: dict[str, Any]) -> bytes:

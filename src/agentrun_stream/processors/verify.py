@@ -3,19 +3,22 @@
 Must not live here: trust in keys, stores, brokers, a clock.
 """
 
+import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from agentrun_stream import limits
 from agentrun_stream.codec import arsig as suite
-from agentrun_stream.codec import ed25519, keynames
+from agentrun_stream.codec import ed25519, json_codec, keynames
 from agentrun_stream.codec.arsig import Arsig
 from agentrun_stream.codec.canonical import run_hash
 from agentrun_stream.codec.json_codec import too_deep
 from agentrun_stream.codec.strict_json import UnreadableError, read
 from agentrun_stream.model.chain import Link, Marks
+from agentrun_stream.model.event import PATCH, RUN, STEP, Event, Refusal
 from agentrun_stream.model.facts import HOLDS, INVALID, MALFORMED, UNSIGNED, UNSUPPORTED, Facts, Seal
-from agentrun_stream.model.run import TERMINAL
+from agentrun_stream.model.run import TERMINAL, ClaimFact
 
 _NONE: Final = type(None)
 # What the suite reads of a run, by its type; null counts as not given.
@@ -31,13 +34,60 @@ _PROVENANCE_TYPES: Final[dict[str, type]] = {
 _HASHED_TYPES: Final = {
     name: _RUN_TYPES[name] for name in ("agent_id", "model", "tools_available", "trigger", "provenance")
 }
+_PROVABLE: Final = frozenset({RUN, STEP, PATCH})
+_NOTHING: Final[dict[str, Any]] = {}
 _TEXT: Final = frozenset({str})
 
 
 class Step(NamedTuple):
-    """A streamed step as the chain sees it. `link` is None where it has no `seq` and `prev`."""
+    """A streamed step as the chain sees it. `link` is None where it has no `seq` and `prev`; `body` are its canonical bytes."""
 
     link: Link | None
+    body: bytes | None = None
+
+
+# ---- an event of the log
+
+
+def prove(event: Event, raw: bytes) -> Event | Refusal:
+    """Read what a signed or chained object says by its bytes into the event; the equation is left to `settle`.
+
+    An object that is neither costs a glance. Strictness is for the bytes of the whole record: what two readers could take
+    for two objects is refused as malformed.
+    """
+    if event.kind not in _PROVABLE or not _claims_something(event):
+        return event
+    try:
+        obj, plain = read_object(raw)
+    except UnreadableError as error:
+        return Refusal("malformed", keyword=error.code, workspace=event.workspace)
+    if not event.enveloped and "specversion" in event.obj and "type" in event.obj:
+        # In binary mode; whoever reads the bytes alone would take it for an envelope.
+        return Refusal("malformed", keyword="two_envelopes", workspace=event.workspace)
+    if event.kind == STEP:
+        event.links = (suite.step_link(obj, plain=plain),)
+    elif event.kind == PATCH:
+        event.links = links_inside(obj, plain=plain)
+    else:
+        event.facts = facts_of_run(obj, plain=plain)
+        event.facts.raw_sha256 = hashlib.sha256(raw).hexdigest()
+        event.links, event.whole = event.facts.links, obj
+    return event
+
+
+def _claims_something(event: Event) -> bool:
+    """Whether the object is signed, or has the suite's members."""
+    obj = event.obj
+    if event.kind == STEP:
+        return _has_arsig(obj)
+    if event.kind == RUN and ((obj.get("provenance") or _NOTHING).get("signature") or _has_arsig(obj)):
+        return True
+    return any(map(_has_arsig, obj.get("steps") or ()))
+
+
+def _has_arsig(obj: dict[str, Any]) -> bool:
+    metadata = obj.get("metadata")
+    return metadata is not None and "arsig" in metadata
 
 
 # ---- facts: a function of the bytes alone
@@ -68,6 +118,24 @@ def settle(facts: Facts) -> None:
             facts.signature, facts.reasons = INVALID, (*facts.reasons, "bad_signature")
 
 
+def settle_all(many: Iterable[Facts]) -> None:
+    """Look at many equations, one after the other; libsodium lets other threads work meanwhile."""
+    for facts in many:
+        settle(facts)
+
+
+def claim_of(claim: ClaimFact, raw: bytes) -> ClaimFact:
+    """A claim made whole from the bytes that arrived; as it was where they are not the ones."""
+    facts = facts_of(raw)
+    if facts.run_digest != claim.facts.run_digest:
+        return claim
+    run, _ = read_object(raw)
+    facts = replace(facts, statement=None, seal=None, raw_sha256=hashlib.sha256(raw).hexdigest())
+    path = ("data", "cost", "cost_usd") if "specversion" in json_codec.loads(raw) else ("cost", "cost_usd")
+    cost_raw = json_codec.number_text(raw, path)
+    return claim._replace(doc=json_codec.canonical(run).encode(), cost_raw=cost_raw, facts=facts)
+
+
 def read_object(raw: bytes) -> tuple[dict[str, Any], bool]:
     """The object that strict bytes carry, bare or in an envelope, and whether they are plain. Raises UnreadableError."""
     # An envelope is one level around the object, whose own root is level 1.
@@ -88,7 +156,10 @@ def read_step(raw: bytes) -> Step | None:
     except UnreadableError:
         return None
     metadata = step.get("metadata")
-    return Step(None if not isinstance(metadata, dict) else suite.step_link(step, plain=plain))
+    if not isinstance(metadata, dict):
+        return Step(None)
+    chained = suite.chained_step(step, plain=plain)
+    return Step(None) if chained is None else Step(*chained)
 
 
 def facts_of_run(run: dict[str, Any], *, plain: bool) -> Facts:
@@ -103,14 +174,17 @@ def facts_of_run(run: dict[str, Any], *, plain: bool) -> Facts:
     facts.run_id, facts.agent_id = run.get("id") or "", run.get("agent_id") or ""
     facts.lineage = _lineage(run)
     arsig = _read_arsig(facts, run)
-    steps = run.get("steps")
-    if steps and facts.commitment is not None:
-        facts.links = tuple(link for step in steps if (link := suite.step_link(step, plain=plain)) is not None)
+    facts.links = links_inside(run, plain=plain)
     if flaw is not None:
         return _refused(facts, flaw)
     facts.run_digest = suite.run_digest(run, plain=plain)
     _read_signature(facts, run, arsig)
     return facts
+
+
+def links_inside(run: dict[str, Any], *, plain: bool = False) -> tuple[Link | None, ...]:
+    """The links of the steps inside a run, in their order."""
+    return tuple(suite.step_link(step, plain=plain) for step in run.get("steps") or ())
 
 
 def _flaw(run: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.errors import RefusedShareError
-from agentrun_stream.ports import Part
+from agentrun_stream.ports import Part, RunKey
 from agentrun_stream.runtime.cache import Cache
 
 HomeOf = Callable[[bytes], int]
@@ -61,6 +61,9 @@ class Assigned:
     caution_below: int = 0
     limit: RefusedLimit = NO_LIMIT
     resume_below: int = 0  # an operator lets pass whatever is refused below this offset
+    again: dict[RunKey, None] = field(
+        default_factory=dict
+    )  # runs to be shown again, in the order in which they were asked
     recent: deque[int] = field(default_factory=deque)
 
     def judge_refusal(self, offset: int) -> None:

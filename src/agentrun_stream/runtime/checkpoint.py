@@ -82,7 +82,7 @@ class Checkpointer:
         """One transaction, tried once: after a failure the partition is opened, and so fenced, anew."""
         self._ours(batch)
         try:
-            await self._publisher.publish(part.assigned.part, topics.RUNS, part.runs)
+            await self._publisher.publish(part.assigned.part, part.runs)
         except FencedError:
             part.assigned.lost = True
             raise
@@ -108,10 +108,13 @@ class Checkpointer:
 
     async def _journal(self, batch: Batch, _phase: Phase) -> None:
         encoded = journal_rows(batch, self.worker, self._clock.now_ms())
-        await self._insert(batch, "batches", encoded)
+        if encoded:
+            await self._insert(batch, "batches", encoded)
 
     async def _commit(self, batch: Batch, _phase: Phase) -> None:
-        offsets: dict[Part, int] = {part: entry.last for part, entry in batch.parts.items()}
+        offsets: dict[Part, int] = {part: e.last for part, e in batch.parts.items() if e.last > e.first}
+        if not offsets:
+            return
 
         async def once() -> None:
             await self._source.commit(offsets)
@@ -144,6 +147,7 @@ def journal_rows(batch: Batch, worker: str, now_ms: int) -> list[bytes]:
             },
         )
         for part, entry in batch.parts.items()
+        if entry.last > entry.first  # else it only shows again what was folded before
     ]
 
 

@@ -7,7 +7,7 @@ that a worker without a crash point runs.
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
@@ -102,8 +102,8 @@ class _Store(_Wrapped):
 
 
 class _Publisher(_Wrapped):
-    async def publish(self, part: Part, topic: str, records: Sequence[Any]) -> None:
-        await self._point.write("publish", lambda: self._inner.publish(part, topic, records))
+    async def publish(self, part: Part, records: Mapping[str, Sequence[Any]]) -> None:
+        await self._point.write("publish", lambda: self._inner.publish(part, records))
 
     async def send(self, topic: str, records: Sequence[Any]) -> None:
         await self._point.write("publish", lambda: self._inner.send(topic, records))

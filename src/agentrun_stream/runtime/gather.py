@@ -4,14 +4,18 @@ Must not live here: what a record means (batch.py), writes (checkpoint.py).
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
 
 from agentrun_stream.errors import LostOffsetError, RefusedShareError, UnavailableError
-from agentrun_stream.model.run import RunState
-from agentrun_stream.ports import Clock, Part, Record, RunKey, Source, Store
+from agentrun_stream.model.opinions import NO_OPINIONS, ORPHAN_AFTER_MS, Opinions
+from agentrun_stream.ports import Clock, Part, Record, Source, Store
 from agentrun_stream.runtime.assigned import Assigned, Dropped
-from agentrun_stream.runtime.batch import Batch, Loader, PartFolder, Piece
+from agentrun_stream.runtime.batch import Batch
+from agentrun_stream.runtime.folder import PartFolder, Piece
+from agentrun_stream.runtime.lookup import Ask, Lookups
 from agentrun_stream.runtime.membership import Membership
 from agentrun_stream.runtime.report import Report
 from agentrun_stream.runtime.retry import Abandoned, insist
@@ -19,19 +23,30 @@ from agentrun_stream.runtime.retry import Abandoned, insist
 # Polled, looked up and folded at a time: enough that look-ups are few, little enough that records die young.
 PIECE_RECORDS: Final = 4_096
 POLL_AGAIN_S: Final = 1.0
+AGAIN_RUNS: Final = 500  # shown again in one batch
 _PAUSES_A_WAIT: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class GatherRules:
+    """How batches are made: how long a poll waits, which opinions count, when a child without a parent is orphaned."""
+
+    wait_ms: int
+    opinions: Opinions = NO_OPINIONS
+    orphan_after_ms: int = ORPHAN_AFTER_MS
 
 
 class Gatherer:
     """Makes the batches of one worker."""
 
-    def __init__(self, source: Source, store: Store, members: Membership, report: Report, wait_ms: int) -> None:
+    def __init__(self, source: Source, store: Store, members: Membership, report: Report, rules: GatherRules) -> None:
         self._source = source
         self._store = store
         self._clock: Clock = report.clock
         self._members = members
         self._report = report
-        self._wait_ms = wait_ms
+        self._rules = rules
+        self._wait_ms = rules.wait_ms
         self.trickle = True
 
     async def batch(self, number: int, most: int, busy: Callable[[], bool]) -> Batch | None:
@@ -59,6 +74,9 @@ class Gatherer:
                         break
                     await self._clock.sleep(self._wait_ms / 1000 / _PAUSES_A_WAIT)
             await self._fold(pieces, len(pieces))
+            await self._again(batch, folders)
+            for folder in folders.values():
+                await folder.finish()
         except (Dropped, Abandoned):
             self._members.reset()  # the rows of the others are in the same batch: all of it is folded again
             return None
@@ -69,8 +87,6 @@ class Gatherer:
         finally:
             for piece in pieces:
                 piece.ahead.cancel()
-        for folder in folders.values():
-            folder.finish()
         return batch if batch.parts else None
 
     async def _fold(self, pieces: deque[Piece], count: int) -> None:
@@ -106,23 +122,41 @@ class Gatherer:
             if end <= reached:
                 continue
             if folder is None:
-                folder = folders[part] = PartFolder(batch, assigned, self._loader(assigned))
+                folder = folders[part] = self._folder(batch, assigned)
             taken.append(folder.take(records, end))
         return taken
+
+    async def _again(self, batch: Batch, folders: dict[Part, PartFolder]) -> None:
+        """Show some runs again for which somebody asked. They come after the records, so that they are as new as can be."""
+        for part, assigned in self._members.parts.items():
+            keys = list(islice(assigned.again, AGAIN_RUNS))
+            if not keys:
+                continue
+            folder = folders.get(part)
+            if folder is None:
+                folder = folders[part] = self._folder(batch, assigned)
+            elif folder.assigned is not assigned:
+                raise Dropped
+            await folder.again(keys)
+            for key in keys:
+                assigned.again.pop(key, None)
+
+    def _folder(self, batch: Batch, assigned: Assigned) -> PartFolder:
+        ask = self._asking(assigned)
+        lookups = Lookups(self._store, self._clock, ask, self._rules.opinions, self._rules.orphan_after_ms)
+        lookups.looked_up = self._report.looked_up
+        return PartFolder(batch, assigned, lookups)
 
     async def _breathe(self) -> None:
         await self._clock.sleep(0)
 
-    def _loader(self, assigned: Assigned) -> Loader:
-        async def load(keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
-            before = self._clock.monotonic_s()
-            found = await insist(
+    def _asking(self, assigned: Assigned) -> Ask:
+        async def ask(question: Callable[[], Awaitable[Any]]) -> Any:
+            return await insist(
                 self._clock,
-                lambda: self._store.load_runs(keys),
+                question,
                 lambda wait, error: self._report.say("store", wait, error),
                 lambda: not assigned.lost,
             )
-            self._report.looked_up(len(keys), self._clock.monotonic_s() - before)
-            return found
 
-        return load
+        return ask

@@ -6,20 +6,24 @@ finding what differs (runtime/audit/), or anything the objects themselves lack (
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from agentrun_stream import limits, topics
-from agentrun_stream.model.run import RunState, projection_version
-from agentrun_stream.pipeline import announcement, project
+from agentrun_stream import limits
+from agentrun_stream.model.lineage import Kin
+from agentrun_stream.model.opinions import NO_OPINIONS, ORPHAN_AFTER_MS, Opinions
+from agentrun_stream.model.projection import COUNTER_BITS, Projection
+from agentrun_stream.model.run import RunState
+from agentrun_stream.pipeline import announcements, project
 from agentrun_stream.ports import Outgoing, Part, Publisher, RunKey
-from agentrun_stream.processors.project import Projection
+from agentrun_stream.processors.project import child_of
 from agentrun_stream.runtime.audit import Findings
+from agentrun_stream.runtime.lineage import resolve
 from agentrun_stream.store import rows
 from agentrun_stream.store.repair import Stored
 
 _MADE_AGAIN: Final = ("projections", "settlements", "published")
-_COUNTER_BITS: Final = 64
+_BEYOND: Final = 1 << 16
 
 
 class RepairStore(Protocol):
@@ -31,6 +35,10 @@ class RepairStore(Protocol):
 
     def projected(self, keys: Sequence[RunKey]) -> Iterable[Stored]:
         """The current rows of `runs` and `settlements` of these runs."""
+        ...
+
+    def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        """What children look at of these runs."""
         ...
 
     def insert(self, table: str, encoded: Sequence[bytes]) -> None:
@@ -79,24 +87,27 @@ class Plan:
 class Repairer:
     """Does a plan. Without a publisher nothing is published: beside workers only a partition's owner may do that."""
 
-    def __init__(self, store: RepairStore, publisher: Publisher | None) -> None:
+    def __init__(self, store: RepairStore, publisher: Publisher | None, opinions: Opinions = NO_OPINIONS) -> None:
         self._store = store
         self._publisher = publisher
+        self._opinions = opinions
 
     async def repair(self, plan: Plan) -> None:
         """Make rows, records and windows again."""
         keys = list(plan.runs)
-        announced: dict[Part, list[Outgoing]] = {}
+        announced: dict[Part, dict[str, list[Outgoing]]] = {}
         for start in range(0, len(keys), limits.LOOKUP_IDS_MAX):
             some = {key: plan.runs[key] for key in keys[start : start + limits.LOOKUP_IDS_MAX]}
-            for part, records in self._rows(some, plan.recounted).items():
-                announced.setdefault(part, []).extend(records)
+            for part, topic, record in await self._rows(some, plan.recounted):
+                announced.setdefault(part, {}).setdefault(topic, []).append(record)
         for part, records in announced.items():
             await self._publish(part, records)
         if plan.windows or keys:
             self._store.sum_again(plan.windows)
 
-    def _rows(self, runs: Mapping[RunKey, Part], recounted: frozenset[RunKey]) -> dict[Part, list[Outgoing]]:
+    async def _rows(
+        self, runs: Mapping[RunKey, Part], recounted: frozenset[RunKey]
+    ) -> list[tuple[Part, str, Outgoing]]:
         """Write the rows of some runs; return the records that tell of them.
 
         What stands is read before the objects are: a worker writes objects first, so a row that is above them is nobody's.
@@ -105,12 +116,13 @@ class Repairer:
         for row in self._store.projected(list(runs)):
             stored[row.run].append(row)
         states = self._store.load_runs(list(runs))
+        opinions = await self._looked_up(states)
         out: dict[str, list[bytes]] = {"runs": [], "settlements": []}
         gone: list[Stored] = []
-        records: dict[Part, list[Outgoing]] = {}
+        records: list[tuple[Part, str, Outgoing]] = []
         for key, part in runs.items():
             state = states.get(key)
-            projection = project(state, *part) if state is not None else None
+            projection = project(state, *part, opinions) if state is not None else None
             gone += _nobodys(stored[key], projection)
             if state is None or projection is None:
                 continue
@@ -118,8 +130,8 @@ class Repairer:
             _count(projection, [row for row in stored[key] if row not in gone], raised=raised)
             out["runs"].append(rows.row(projection.row | {"projected_at": time.time()}))
             out["settlements"] += [rows.row(settlement) for settlement in projection.settlements]
-            if projection.settlements:
-                records.setdefault(part, []).append(announcement(state, projection.row))
+            if projection.announced:
+                records += [(part, *told) for told in announcements(projection, again=True)]
         if gone:
             self._store.remove(gone)
         for table, encoded in out.items():
@@ -127,12 +139,24 @@ class Repairer:
                 self._store.insert(table, encoded)
         return records
 
-    async def _publish(self, part: Part, records: Sequence[Outgoing]) -> None:
+    async def _looked_up(self, states: Mapping[RunKey, RunState]) -> Opinions:
+        """The opinions in force, with the lineage of these runs."""
+        children = {
+            key: child for key, state in states.items() if (child := child_of(state, self._opinions)) is not None
+        }
+
+        async def kin(keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+            return self._store.kin(keys)
+
+        found = await resolve(kin, children, round(time.time() * 1000), ORPHAN_AFTER_MS)
+        return replace(self._opinions, lineage=found)
+
+    async def _publish(self, part: Part, records: Mapping[str, Sequence[Outgoing]]) -> None:
         """As the partition's owner would: a worker that takes it on meanwhile fences this."""
         if self._publisher is None:
             return
         await self._publisher.fence(part)
-        await self._publisher.publish(part, topics.RUNS, records)
+        await self._publisher.publish(part, records)
         await self._publisher.release(part)
 
 
@@ -141,15 +165,16 @@ def _nobodys(stored: Iterable[Stored], projection: Projection | None) -> list[St
     if projection is None:
         return list(stored)
     minutes = {None} | {settlement["minute"] for settlement in projection.settlements}
-    return [row for row in stored if row.minute not in minutes or row.version >> _COUNTER_BITS > projection.pos]
+    return [row for row in stored if row.minute not in minutes or row.version >> COUNTER_BITS > projection.pos]
 
 
 def _count(projection: Projection, stored: Iterable[Stored], *, raised: bool) -> None:
-    """Keep the projection counter that stands at this position; raise it where a reader must drop what was told before."""
-    mask = (1 << _COUNTER_BITS) - 1
-    counters = [row.version & mask for row in stored if row.version >> _COUNTER_BITS == projection.pos]
-    counter = max(counters, default=0) + raised
-    version = str(projection_version(projection.pos, counter))
-    projection.row.update(projection=counter, _version=version)
-    for settlement in projection.settlements:
-        settlement["_version"] = version
+    """Keep the projection counter that stands at this position; raise it where a reader must drop what was told before.
+
+    Where the row itself is gone, nobody knows what was told: the counter goes beyond what it can have been.
+    """
+    held = list(stored)
+    mask = (1 << COUNTER_BITS) - 1
+    counters = [row.version & mask for row in held if row.version >> COUNTER_BITS == projection.pos]
+    lost = _BEYOND if projection.announced and all(row.minute is not None for row in held) else 0
+    projection.count(max(counters, default=0) + raised + lost)

@@ -5,18 +5,20 @@ It is no member of the group, commits nothing and publishes nothing. Must not li
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.errors import UnavailableError
-from agentrun_stream.model.run import RunState
+from agentrun_stream.model.opinions import NO_OPINIONS, Opinions
 from agentrun_stream.pipeline import PHASES
-from agentrun_stream.ports import Clock, Part, Record, RunKey, Store
+from agentrun_stream.ports import Clock, Part, Record, Store
 from agentrun_stream.runtime.assigned import Assigned
-from agentrun_stream.runtime.batch import Batch, PartBatch, PartFolder
+from agentrun_stream.runtime.batch import Batch, PartBatch
 from agentrun_stream.runtime.checkpoint import journal_rows, together
+from agentrun_stream.runtime.folder import PartFolder
+from agentrun_stream.runtime.lookup import Lookups
 from agentrun_stream.runtime.resume import PartitionOf
 from agentrun_stream.runtime.retry import insist
 
@@ -32,6 +34,7 @@ class ReplayOptions:
     group: str
     partition_of: PartitionOf
     cache_bytes: int
+    opinions: Opinions = NO_OPINIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +71,16 @@ class Replay:
         assigned.folded = assigned.acknowledged = stretch.start
         assigned.refused = await self._store.refused_from(part, stretch.start)
         assigned.set_aside = await self._store.set_aside(part)
+        lookups = Lookups(self._store, self._clock, self._ask, options.opinions)
         writing: asyncio.Future[None] | None = None
         try:
             async for records in log:
                 self.first_ms.setdefault(part, records[0].timestamp)
                 batch = self._batch()
-                folder = PartFolder(batch, assigned, self._load)
+                folder = PartFolder(batch, assigned, lookups)
                 await folder.take(records, records[-1].offset + 1).fold(self._breathe)
-                folder.finish()
+                await folder.finish()
+                assigned.again.clear()  # parents are looked up by whoever owns the partition
                 if writing is not None:
                     await writing
                 writing = asyncio.ensure_future(self._write(batch, assigned))
@@ -93,8 +98,8 @@ class Replay:
         self._number += 1
         return Batch(self._number, self._clock.now_ms())
 
-    async def _load(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
-        return await insist(self._clock, lambda: self._store.load_runs(keys), self.waits, lambda: True)
+    async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
+        return await insist(self._clock, question, self.waits, lambda: True)
 
     async def _breathe(self) -> None:
         await self._clock.sleep(0)

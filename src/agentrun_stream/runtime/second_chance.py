@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from agentrun_stream import topics
-from agentrun_stream.codec.cloudevents import ATTEMPT_HEADER, FIRST_SEEN_HEADER, Route, decode
+from agentrun_stream.codec.cloudevents import ATTEMPT_HEADER, FIRST_SEEN_HEADER, Route
 from agentrun_stream.codec.json_codec import dumps
 from agentrun_stream.model.event import EVAL, RUN, STEP, Refusal
+from agentrun_stream.pipeline import read
 from agentrun_stream.ports import Outgoing, Record
 from agentrun_stream.processors.fold import eval_id
 from agentrun_stream.runtime.letters import PREFIX
@@ -55,7 +56,7 @@ class Letter:
     def attempt(self) -> int:
         """How many times it was sent."""
         text = self.said.get("attempt", "1")
-        return int(text) if text.isdigit() else 1
+        return int(text) if text.isdecimal() else 1
 
     @property
     def identity(self) -> str:
@@ -66,7 +67,7 @@ class Letter:
     def first_seen_ms(self) -> int:
         """The append time of the first attempt."""
         text = self.said.get("first_seen", "")
-        return int(text) if text.isdigit() else self.record.timestamp
+        return int(text) if text.isdecimal() else self.record.timestamp
 
     @property
     def size(self) -> int:
@@ -132,7 +133,7 @@ def judge(letters: Iterable[Letter], receipts: frozenset[str], attempts_max: int
 def object_of(letter: Letter, route: Route) -> tuple[ObjectKey, float] | None:
     """The object that a letter is about, as the store's key, and its event time; None where it is still no event."""
     record = letter.record
-    event = decode(record.value, record.key, record.headers, letter.first_seen_ms, route)
+    event = read(record, route, letter.first_seen_ms)
     if isinstance(event, Refusal):
         return None
     kind, object_id = RUN, ""  # of a patch or a lease, too

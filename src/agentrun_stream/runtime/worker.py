@@ -11,11 +11,12 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream.codec.cloudevents import NO_ROUTE, Route
+from agentrun_stream.model.opinions import NO_OPINIONS, ORPHAN_AFTER_MS, Opinions
 from agentrun_stream.ports import Clock, Publisher, Source, Store
 from agentrun_stream.runtime.assigned import NO_LIMIT, RefusedLimit
 from agentrun_stream.runtime.batch import Batch
 from agentrun_stream.runtime.checkpoint import Checkpointer
-from agentrun_stream.runtime.gather import Gatherer
+from agentrun_stream.runtime.gather import Gatherer, GatherRules
 from agentrun_stream.runtime.membership import Membership
 from agentrun_stream.runtime.report import Report
 from agentrun_stream.runtime.resume import Opener, PartitionOf
@@ -39,6 +40,8 @@ class WorkerOptions:
     default_route: Route = NO_ROUTE
     refused_limit: RefusedLimit = NO_LIMIT
     resume: bool = False
+    opinions: Opinions = NO_OPINIONS
+    orphan_after_ms: int = ORPHAN_AFTER_MS
 
     def route(self, topic: str) -> Route:
         """What the settings say of a topic."""
@@ -85,7 +88,8 @@ class Worker:
         self._writing: tuple[asyncio.Task[None], Batch] | None = None
         self._batches = 0
         self._batch_max = options.batch_records_max
-        self._gatherer = Gatherer(world.source, world.store, self.members, self._report, options.batch_wait_ms)
+        rules = GatherRules(options.batch_wait_ms, options.opinions, options.orphan_after_ms)
+        self._gatherer = Gatherer(world.source, world.store, self.members, self._report, rules)
         self._stopping = asyncio.Event()
 
     @property

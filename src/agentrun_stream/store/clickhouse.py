@@ -7,7 +7,7 @@ from clickhouse_connect.driver.client import Client
 
 from agentrun_stream import limits
 from agentrun_stream.model.run import RunState
-from agentrun_stream.ports import Part, RunKey
+from agentrun_stream.ports import Part, RunKey, Stored
 from agentrun_stream.store import reader, writer
 from agentrun_stream.store.client import StoreAddress, connect
 
@@ -43,6 +43,14 @@ class ClickHouseStore:
         for answer in await asyncio.gather(*(some(at) for at in range(0, len(keys), limits.LOOKUP_IDS_MAX))):
             found |= answer
         return found
+
+    async def projected(self, keys: Sequence[RunKey]) -> dict[RunKey, Stored]:
+        """See `ports.Store.projected`."""
+        return await asyncio.to_thread(reader.projected, await self._connected(), keys)
+
+    async def evidence(self, run: RunKey, version: int) -> bytes | None:
+        """See `ports.Store.evidence`."""
+        return await asyncio.to_thread(reader.evidence, await self._connected(), run, version)
 
     async def journal_end(self, part: Part) -> tuple[int, int] | None:
         """See `ports.Store.journal_end`."""

@@ -10,8 +10,9 @@ from typing import Any, Final
 import orjson
 
 from agentrun_stream.errors import StoreRejectedError
+from agentrun_stream.model.projection import OPINION_COLUMNS
 from agentrun_stream.model.run import RunState
-from agentrun_stream.ports import Part, RunKey
+from agentrun_stream.ports import Part, RunKey, Stored
 from agentrun_stream.store.reader import add_object
 from agentrun_stream.store.rows import ARRAY_TABLES, MS
 
@@ -76,6 +77,20 @@ class MemoryStore:
             if key in wanted:
                 add_object(found.setdefault(key, RunState(*key)), _selected(row))
         return found
+
+    async def projected(self, keys: Sequence[RunKey]) -> dict[RunKey, Stored]:
+        """See `ports.Store.projected`."""
+        rows = ((key, self._tables["runs"].get(key)) for key in keys)
+        return {
+            key: Stored(int(row["_version"]), {name: row.get(name) for name in OPINION_COLUMNS})
+            for key, row in rows
+            if row is not None
+        }
+
+    async def evidence(self, run: RunKey, version: int) -> bytes | None:
+        """See `ports.Store.evidence`."""
+        row = self._tables["evidence"].get((*run, version))
+        return None if row is None else row["raw"].encode()
 
     async def journal_end(self, part: Part) -> tuple[int, int] | None:
         """See `ports.Store.journal_end`."""
@@ -174,8 +189,9 @@ def _selected(row: Row) -> list[Any]:
         row["success"],
         row["tokens_used"],
         row["metadata"] if kind == "step" else None,
-        row["extra"] if kind == "run" else None,
-        row["doc"],
+        row["extra"] if kind in {"run", "claim"} else None,
+        None if kind == "step" else row["doc"],
+        row["chain"],
         row["_source"],
         round(row["_event_time"] * _MICRO),
         row["_version"],

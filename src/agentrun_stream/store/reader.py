@@ -12,8 +12,12 @@ from clickhouse_connect.driver.client import Client
 from agentrun_stream import limits
 from agentrun_stream.codec.cloudevents import time_s
 from agentrun_stream.model import ledger
-from agentrun_stream.model.run import EvalFact, RunState, Snapshot, StepFact
-from agentrun_stream.ports import Part, RunKey
+from agentrun_stream.model.chain import Link, Seen
+from agentrun_stream.model.facts import unpack
+from agentrun_stream.model.projection import OPINION_COLUMNS
+from agentrun_stream.model.run import ClaimFact, EvalFact, MarkFact, RunState, Snapshot, StepFact
+from agentrun_stream.ports import Part, RunKey, Stored
+from agentrun_stream.processors.verify import links_inside
 from agentrun_stream.store.client import fetch
 from agentrun_stream.store.rows import SNAPSHOT_FACTS
 from agentrun_stream.store.sql import LOOKUP_SETTINGS, literal
@@ -24,12 +28,22 @@ _PARAMETER_BYTES: Final = 4  # quotes and comma; every character may need an esc
 # object come before the newest, and are overwritten as the state is put together.
 _OBJECTS: Final = """
 SELECT workspace, run_id, kind, object_id, type, success, tokens_used,
-    if(kind = 'step', metadata, NULL), if(kind = 'run', extra, NULL), doc,
+    if(kind = 'step', metadata, NULL), if(kind IN ('run', 'claim'), extra, NULL), if(kind = 'step', NULL, doc), chain,
     _source, toUnixTimestamp64Micro(_event_time), _version,
     toUnixTimestamp64Milli(_first_appended_at), toUnixTimestamp64Milli(_appended_at)
 FROM run_objects
 WHERE workspace = {workspace:String} AND run_id IN {ids:Array(String)}
 ORDER BY _version
+"""
+
+# As above: the newest row of each run is found by the reader.
+_PROJECTED: Final = f"""
+SELECT run_id, toString(_version), {", ".join(OPINION_COLUMNS)} FROM runs
+WHERE workspace = {{workspace:String}} AND run_id IN {{ids:Array(String)}}
+"""
+_EVIDENCE: Final = """
+SELECT hex(raw) FROM evidence
+WHERE workspace = {workspace:String} AND run_id = {run_id:String} AND version = {version:UInt64} LIMIT 1
 """
 
 _JOURNAL: Final = """
@@ -112,6 +126,7 @@ def add_object(state: RunState, row: Sequence[Any]) -> None:
         metadata,
         extra,
         doc,
+        chain,
         source,
         time,
         version,
@@ -124,25 +139,66 @@ def add_object(state: RunState, row: Sequence[Any]) -> None:
         return  # all there is of it
     if kind == "step":
         usage = ledger.step_usage(None if metadata is None else orjson.loads(metadata), tokens_used)
-        fact = StepFact(pos, source, time, first, append, step_type, success, usage)
-        state.steps[object_id] = fact
+        link, origin = (None, "") if chain is None else _chained(orjson.loads(chain))
+        state.steps[object_id] = StepFact(pos, source, time, first, append, step_type, success, usage, link, origin)
     elif kind == "run":
         state.snap = _snapshot(orjson.loads(doc), orjson.loads(extra), (pos, source, time, first, append))
     elif kind == "eval":
         state.evals[object_id] = EvalFact(pos, source, time, first, append, orjson.loads(doc))
+    elif kind == "claim":
+        claim = _claim(doc, orjson.loads(extra), (pos, source, time, first, append))
+        state.claims = {**state.claims, object_id: claim}
+    elif kind == "mark":
+        seen = Seen(**orjson.loads(doc))
+        state.marks = {**state.marks, object_id: MarkFact(pos, source, time, first, append, seen)}
     elif kind == "expired":
         state.expired = orjson.loads(doc)
-        state.snap, state.steps, state.evals = None, {}, {}
+        state.forget()
+
+
+def _chained(chain: dict[str, Any]) -> tuple[Link | None, str]:
+    digest = chain["digest"]
+    return (None if digest is None else Link(chain["seq"], chain["prev"], digest)), chain["origin"]
+
+
+def _claim(doc: str | None, told: dict[str, Any], stamp: tuple[int, str, float, int, int]) -> ClaimFact:
+    """A claim; the links of the steps inside are read from the run as it was signed."""
+    facts = unpack(told["facts"])
+    if doc is not None:
+        facts.links = links_inside(orjson.loads(doc))
+    body = None if doc is None else doc.encode()
+    return ClaimFact(*stamp, told["at"], told["fork"], body, told["cost_raw"], facts)
 
 
 def _snapshot(doc: dict[str, Any], facts: dict[str, Any], place: tuple[int, str, float, int, int]) -> Snapshot:
     pos, source, time, first, append = place
-    kept = {name: facts[name] for name in SNAPSHOT_FACTS if name in facts}
+    kept: dict[str, Any] = {name: facts[name] for name in SNAPSHOT_FACTS if name in facts}
     kept["settled"] = tuple(kept.get("settled", ()))
+    if "proof" in facts:
+        kept["proof"] = unpack(facts["proof"])
     snap = Snapshot(doc, pos, source, time, first, append, **kept)
     snap.started_s = time_s(doc.get("started_at"))
     snap.ended_s = time_s(doc.get("ended_at"))
     return snap
+
+
+def projected(client: Client, keys: Sequence[RunKey]) -> dict[RunKey, Stored]:
+    """What stands in `runs` of these runs."""
+    found: dict[RunKey, Stored] = {}
+    for workspace, ids in pieces(keys):
+        for run_id, version, *values in rows_of(client, _PROJECTED, {"workspace": workspace, "ids": ids}):
+            key = (workspace, run_id)
+            if key not in found or found[key].version < int(version):
+                found[key] = Stored(int(version), dict(zip(OPINION_COLUMNS, values, strict=True)))
+    return found
+
+
+def evidence(client: Client, run: RunKey, version: int) -> bytes | None:
+    """The bytes of a signed event as they arrived."""
+    given = {"workspace": run[0], "run_id": run[1], "version": version}
+    for (raw,) in rows_of(client, _EVIDENCE, given):
+        return bytes.fromhex(raw)
+    return None
 
 
 def journal_end(client: Client, part: Part) -> tuple[int, int] | None:

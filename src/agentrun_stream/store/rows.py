@@ -8,10 +8,24 @@ from typing import Any, Final
 import orjson
 
 from agentrun_stream import limits
+from agentrun_stream.codec.arsig import step_body
 from agentrun_stream.codec.fast import DURATION_MS, METADATA, STARTED_AT, STEP_MEMBERS, TOKENS_USED, Body
 from agentrun_stream.model import money
-from agentrun_stream.model.event import Times
-from agentrun_stream.model.run import Accrual, EvalFact, RunState, Snapshot, StepFact, offset_of, row_version
+from agentrun_stream.model.chain import Link
+from agentrun_stream.model.event import Event, Times
+from agentrun_stream.model.facts import pack
+from agentrun_stream.model.run import (
+    Accrual,
+    ClaimFact,
+    EvalFact,
+    MarkFact,
+    RunState,
+    Snapshot,
+    StepFact,
+    offset_of,
+    row_version,
+)
+from agentrun_stream.ports import Record
 
 OBJECT_COLUMNS: Final = (
     "workspace",
@@ -21,6 +35,7 @@ OBJECT_COLUMNS: Final = (
     *STEP_MEMBERS[1:],
     "extra",
     "doc",
+    "chain",
     "_source",
     "_event_time",
     "_topic",
@@ -75,6 +90,8 @@ _OFFSET_MASK: Final = (1 << limits.OFFSET_BITS) - 1
 _SORTED: Final = orjson.OPT_SORT_KEYS
 _NO_MEMBERS: Final = (None,) * len(STEP_MEMBERS[1:])
 
+_Stamped = Snapshot | EvalFact | ClaimFact | MarkFact
+
 dumps = orjson.dumps
 
 
@@ -90,23 +107,24 @@ class Origin:
 
 
 def step_row(run: RunState, step: tuple[str, dict[str, Any], Times, StepFact], origin: Origin) -> bytes:
-    """The row of a step, from (id, object, times, fact)."""
+    """The row of a step, from (id, object, times, fact). A chained one is kept in `doc` as its digest has it."""
     step_id, obj, times, fact = step
     body = (step_id, *map(obj.get, STEP_MEMBERS[1:]))
     metadata = None if body[METADATA] is None else dumps(body[METADATA], option=_SORTED).decode()
     extra = None if _KNOWN.issuperset(obj) else _extra(obj)
-    return plain_step_row(run, body, (times, metadata, extra), fact, origin)
+    doc = None if fact.link is None else step_body(obj).decode()
+    return plain_step_row(run, body, (times, metadata, extra, doc), fact, origin)
 
 
 def plain_step_row(
-    run: RunState, body: Body, apart: tuple[Times, str | None, str | None], fact: StepFact, origin: Origin
+    run: RunState, body: Body, apart: tuple[Times, str | None, str | None, str | None], fact: StepFact, origin: Origin
 ) -> bytes:
     """The row of a step from its members in the order of the schema. One tuple, one `dumps`.
 
-    `apart` are its times, its metadata as canonical JSON, its unknown members as canonical JSON.
+    `apart` are its times, its metadata as canonical JSON, its unknown members as canonical JSON, and a chained step whole.
     """
-    times, metadata, extra = apart
-    pos, tokens = fact[0], body[TOKENS_USED]
+    times, metadata, extra, doc = apart
+    pos, tokens, link = fact[0], body[TOKENS_USED], fact[8]
     return dumps(
         (
             run.workspace,
@@ -119,7 +137,8 @@ def plain_step_row(
             None if tokens is None else int(tokens),
             metadata,
             extra,
-            None,
+            doc,
+            None if link is None and not fact[9] else _chain(link, fact[9]),
             fact[1],
             fact[2],
             origin.topic,
@@ -133,6 +152,12 @@ def plain_step_row(
     )
 
 
+def _chain(link: Link | None, origin: str) -> str:
+    """A step's place in the chain, and the claim that it came by, as one column that most steps do without."""
+    seq, prev, digest = (None, None, None) if link is None else link
+    return dumps({"seq": seq, "prev": prev, "digest": digest, "origin": origin}).decode()
+
+
 def _extra(obj: dict[str, Any]) -> str:
     return dumps({k: v for k, v in obj.items() if k not in _KNOWN}, option=_SORTED).decode()
 
@@ -142,6 +167,8 @@ def snapshot_row(run: RunState, origin: Origin) -> bytes:
     snap = run.snap
     assert snap is not None
     facts = {name: getattr(snap, name) for name in SNAPSHOT_FACTS}
+    if snap.proof is not None:
+        facts["proof"] = pack(snap.proof)
     return _object_row(
         run, "run", "", (dumps(facts, option=_SORTED).decode(), dumps(snap.doc, option=_SORTED).decode(), snap), origin
     )
@@ -151,6 +178,36 @@ def eval_row(run: RunState, eval_id: str, origin: Origin) -> bytes:
     """The row of an eval."""
     fact = run.evals[eval_id]
     return _object_row(run, "eval", eval_id, (None, dumps(fact.doc, option=_SORTED).decode(), fact), origin)
+
+
+def claim_row(run: RunState, key: str, origin: Origin) -> bytes:
+    """The row of a claim: the run as it was signed in `doc`; one that is not kept whole has its names in `extra` alone."""
+    claim = run.claims[key]
+    told = {"at": claim.at, "fork": claim.fork, "cost_raw": claim.cost_raw, "facts": pack(claim.facts)}
+    doc = None if claim.doc is None else claim.doc.decode()
+    return _object_row(run, "claim", key, (dumps(told, option=_SORTED).decode(), doc, claim), origin)
+
+
+def mark_row(run: RunState, step_id: str, origin: Origin) -> bytes:
+    """The row of what other versions of a step left behind."""
+    fact = run.marks[step_id]
+    return _object_row(run, "mark", step_id, (None, dumps(fact.seen._asdict(), option=_SORTED).decode(), fact), origin)
+
+
+def evidence_row(event: Event, record: Record, place: tuple[str, int, int]) -> dict[str, Any]:
+    """The bytes of a signed event as they arrived; `place` is (topic, partition, position)."""
+    topic, partition, pos = place
+    assert record.value is not None
+    return {
+        "workspace": event.workspace,
+        "run_id": event.run_id,
+        "version": row_version(pos),
+        "topic": topic,
+        "partition": partition,
+        "offset": record.offset,
+        "appended_at": record.timestamp / MS,
+        "raw": record.value.decode(),
+    }
 
 
 def expired_row(run: RunState, pos: int, origin: Origin) -> bytes:
@@ -163,7 +220,7 @@ def expired_row(run: RunState, pos: int, origin: Origin) -> bytes:
 
 
 def _object_row(
-    run: RunState, kind: str, object_id: str, body: tuple[str | None, str, Snapshot | EvalFact], origin: Origin
+    run: RunState, kind: str, object_id: str, body: tuple[str | None, str | None, _Stamped], origin: Origin
 ) -> bytes:
     extra, doc, fact = body
     return dumps(
@@ -175,6 +232,7 @@ def _object_row(
             *_NO_MEMBERS,
             extra,
             doc,
+            None,
             fact.source,
             fact.time_s,
             origin.topic,

@@ -46,7 +46,7 @@ def clean(text: object, most: int = CLEAN_CHARS_MAX) -> str:
     cut = len(raw) > most * _INPUT_FACTOR
     kept = _TERMINAL.sub("", raw[: most * _INPUT_FACTOR])
     kept = _CONTROL.sub("", _BLANK.sub(" ", kept))
-    kept = _without_markup(kept)
+    kept = _BLANK.sub(" ", _without_markup(kept))  # what went may have stood between two blanks
     # A last backslash would escape the tag that the caller writes behind the text.
     kept = kept.strip().rstrip("\\")
     return kept[: most - 1] + "…" if cut or len(kept) > most else kept

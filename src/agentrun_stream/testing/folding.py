@@ -1,13 +1,17 @@
 """Folding without a store: what tests and benchmarks need of the worker's inside. Must not live here: product code."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from agentrun_stream.codec.cloudevents import Route
-from agentrun_stream.model.run import RunState
-from agentrun_stream.ports import Part, Record, RunKey
+from agentrun_stream.ports import Part, Record
 from agentrun_stream.runtime.assigned import Assigned
-from agentrun_stream.runtime.batch import Batch, PartFolder
+from agentrun_stream.runtime.batch import Batch
+from agentrun_stream.runtime.clock import SystemClock
+from agentrun_stream.runtime.folder import PartFolder
+from agentrun_stream.runtime.lookup import Lookups
+from agentrun_stream.store.memory import MemoryStore
 
 
 def fold_batch(part: Part, records: Sequence[Record]) -> Batch:
@@ -15,16 +19,16 @@ def fold_batch(part: Part, records: Sequence[Record]) -> Batch:
     batch = Batch(1, records[0].timestamp)
     assigned = Assigned(part, 1, Route(), 0, lambda _key: part.partition, "agentrun")
 
-    async def nothing(_keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
-        return {}
+    async def ask(question: Callable[[], Awaitable[Any]]) -> Any:
+        return await question()
 
     async def at_once() -> None:
         return None
 
     async def fold() -> None:
-        folder = PartFolder(batch, assigned, nothing)
+        folder = PartFolder(batch, assigned, Lookups(MemoryStore(), SystemClock(), ask))
         await folder.take(records, records[-1].offset + 1).fold(at_once)
-        folder.finish()
+        await folder.finish()
 
     asyncio.run(fold())
     return batch

@@ -88,7 +88,7 @@ class Audit:
             mine.update(r.offset for r in records if r.offset in refused and choice.takes(r.key))
         findings.records += refold.records
         findings.refused += len(refold.refused)
-        comparison = Comparison(reach, refold, self._rules.epoch, findings)
+        comparison = Comparison(reach, refold, self._rules, findings)
         comparison.refused({offset: refused[offset] for offset in mine})
         comparison.objects(self._reader.objects(part, choice.some, deep=deep), deep=deep)
         comparison.accruals(self._reader.rows("accruals", part, choice.some))

@@ -4,21 +4,23 @@ Must not live here: reading the log (refold.py), topics (outside.py).
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final
 
 from agentrun_stream import limits
-from agentrun_stream.model.run import offset_of, position, row_version
-from agentrun_stream.pipeline import project, run_record
+from agentrun_stream.model.lineage import LINEAGE_REASONS, Lineage
+from agentrun_stream.model.projection import OPINION_COLUMNS, Projection
+from agentrun_stream.model.run import RunState, offset_of, position, row_version
+from agentrun_stream.pipeline import project
 from agentrun_stream.ports import RunKey
-from agentrun_stream.processors.project import Projection
-from agentrun_stream.runtime.audit.findings import Findings, Where
-from agentrun_stream.runtime.audit.outside import Expected, digest_of
-from agentrun_stream.runtime.audit.refold import ObjectKey, Reach, Refold
+from agentrun_stream.runtime.audit.findings import Findings, Where, equal
+from agentrun_stream.runtime.audit.outside import Expected, expected
+from agentrun_stream.runtime.audit.refold import ObjectKey, Reach, Refold, Rules
 from agentrun_stream.store.rows import ACCRUAL_COLUMNS
 
 # A counter of the owner's, and when: no functions of the log.
-_RUN_OPINIONS: Final = frozenset({"projected_at", "projection", "_version"})
+_RUN_OPINIONS: Final = frozenset({"projected_at", "projection", "_version", "trust_version", "verifier"})
 _AMOUNTS: Final = ACCRUAL_COLUMNS[13:19]
 Row = Mapping[str, Any]
 
@@ -26,14 +28,16 @@ Row = Mapping[str, Any]
 class Comparison:
     """Compares one refolded slice. Every row of the store is either beyond the commit, or exactly as folded."""
 
-    def __init__(self, reach: Reach, refold: Refold, epoch: int, findings: Findings) -> None:
+    def __init__(self, reach: Reach, refold: Refold, rules: Rules, findings: Findings) -> None:
         self._reach = reach
         self._refold = refold
-        self._limit = row_version(position(epoch, reach.committed))
+        self._rules = rules
+        self._limit = row_version(position(rules.epoch, reach.committed))
         self._findings = findings
         # Runs that began before the log: what is left of it can't say what they are.
         self.older: set[RunKey] = set()
         self.published: dict[RunKey, Expected] = {}
+        self.children: dict[RunKey, tuple[RunState, Lineage]] = {}
 
     def _where(self, offset: int | None, run: RunKey | None, thing: str = "") -> Where:
         return Where(self._reach.part, offset, run, thing)
@@ -135,22 +139,42 @@ class Comparison:
         for key, state in self._refold.states.items():
             row = stored.pop(key, None)
             minutes = settled.pop(key, {})
-            projection = project(state, *self._reach.part)
+            projection = self._projected(key, state, row)
             if key in self.older:
                 continue
             if projection is not None:
                 self._findings.runs += 1
                 self._run(key, projection, row)
                 self._settlements(key, projection, minutes)
-                if projection.settlements:
-                    counted = projection.row | {"projection": int(row["projection"]) if row is not None else 0}
-                    order = (counted["revision"], counted["projection"])
-                    self.published[key] = Expected(self._reach, order, digest_of(run_record(state, counted)))
+                if projection.announced:
+                    projection.count(int(row["projection"]) if row is not None else 0)
+                    self.published[key] = expected(self._reach, projection)
             else:
                 self._nothing(key, row, minutes)
         for key in stored.keys() | settled.keys():
             if self._ours(key, -1):
                 self._nothing(key, stored.get(key), settled.get(key, {}))
+
+    def _projected(self, key: RunKey, state: RunState, row: Row | None) -> Projection | None:
+        """The projection under the opinions in force, or under the older ones that the row was made with and says so.
+
+        What parents showed is taken as the row has it; `Lineages` holds that against the parents.
+        """
+        opinions, part = self._rules.opinions, self._reach.part
+        if row is not None and row["parents"]:
+            reasons = tuple(code for code in row["verdict_reasons"] if code in LINEAGE_REASONS)
+            lineage = Lineage(row["verdict_lineage"], reasons, tuple(row["parents_seen"]))
+            opinions = replace(opinions, lineage={key: lineage})
+            self.children[key] = (state, lineage)
+        projection = project(state, *part, opinions)
+        if projection is None or row is None or _agree(projection, row):
+            return projection
+        older = self._rules.registries.get((key[0], int(row["trust_version"])))
+        made = None if older is None else project(state, *part, replace(opinions, registry=lambda _workspace: older))
+        if made is None or not _agree(made, row):
+            return projection
+        self._findings.note("some runs are still to be judged again under the registry in force")
+        return made
 
     def _run(self, key: RunKey, projection: Projection, row: Row | None) -> None:
         where = self._where(projection.row["revision"], key)
@@ -182,6 +206,11 @@ class Comparison:
 
     def _old(self, row: Row) -> bool:
         return self._reach.start <= int(row["revision"]) < self._reach.committed
+
+
+def _agree(projection: Projection, row: Row) -> bool:
+    """Whether a row shows what opinions decide in the projection."""
+    return all(equal(projection.row[name], row.get(name)) for name in OPINION_COLUMNS)
 
 
 def _offset(version: int) -> int:

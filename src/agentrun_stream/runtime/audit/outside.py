@@ -6,8 +6,12 @@ Must not live here: the tables (compare.py).
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from agentrun_stream import topics
 from agentrun_stream.codec import json_codec
+from agentrun_stream.model.projection import Projection
+from agentrun_stream.pipeline import announcements
 from agentrun_stream.ports import Part, Record, RunKey
 from agentrun_stream.processors.publish import run_key
 from agentrun_stream.runtime.audit.findings import Findings, Where
@@ -20,11 +24,30 @@ RefusedAt = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The record that must be a run's last one: its order pair, and the digest of its value."""
+    """The record that must be a run's last one: its topic, its order pair, the digest of its value.
+
+    On the other one of the two topics there is a tombstone, or nothing where the run never was there.
+    """
 
     reach: Reach
+    topic: str
     order: tuple[int, int]
     digest: bytes
+
+
+class Last(NamedTuple):
+    """The last record of a key: its order pair, whether it is a tombstone, the digest of its value where that counts."""
+
+    order: tuple[int, int]
+    tombstone: bool
+    digest: bytes
+
+
+def expected(reach: Reach, projection: Projection) -> Expected:
+    """What a projection's records must be."""
+    (topic, record), *_ = announcements(projection, again=False)
+    order = (projection.row["revision"], projection.row["projection"])
+    return Expected(reach, topic, order, digest_of(record.value))
 
 
 def digest_of(value: bytes | None) -> bytes:
@@ -51,22 +74,40 @@ class Outside:
 
     async def published(self, topic: str, records: Log, *, deep: bool) -> None:
         """Compare the last record of every run, as compaction and a new reader will find it."""
-        last: dict[bytes, tuple[tuple[int, int], bytes]] = {}
+        last: dict[bytes, Last] = {}
         async for some in records:
             for record in some:
                 if record.key in self._expected:
-                    last[record.key] = _order(record), digest_of(record.value) if deep else b""
-        for name, (key, expected) in self._expected.items():
-            where = Where(expected.reach.part, expected.order[0], key)
+                    digest = digest_of(record.value) if deep else b""
+                    last[record.key] = Last(_order(record), record.value is None, digest)
+        for name, (key, wanted) in self._expected.items():
             found = last.get(name)
-            if found is None:
-                self._findings.differ("published", topic, where, _words(expected.order), "no record")
-            elif found[0][0] >= expected.reach.committed:
+            if found is not None and found.order[0] >= wanted.reach.committed:
                 continue  # announced since
-            elif found[0] != expected.order:
-                self._findings.differ("published", topic, where, _words(expected.order), _words(found[0]))
-            elif deep and found[1] != expected.digest:
-                self._findings.differ("published", topic, where._replace(column="value"), "the projection", "another")
+            if wanted.topic == topic:
+                self._here(topic, key, wanted, (found, deep))
+            else:
+                self._elsewhere(topic, key, wanted, found)
+
+    def _here(self, topic: str, key: RunKey, wanted: Expected, found: tuple[Last | None, bool]) -> None:
+        where = Where(wanted.reach.part, wanted.order[0], key)
+        last, deep = found
+        if last is None or last.tombstone:
+            self._findings.differ(
+                "published", topic, where, _words(wanted.order), "no record" if last is None else "a tombstone"
+            )
+        elif last.order != wanted.order:
+            self._findings.differ("published", topic, where, _words(wanted.order), _words(last.order))
+        elif deep and last.digest != wanted.digest:
+            self._findings.differ("published", topic, where._replace(column="value"), "the projection", "another")
+
+    def _elsewhere(self, topic: str, key: RunKey, wanted: Expected, last: Last | None) -> None:
+        where = Where(wanted.reach.part, wanted.order[0], key)
+        if last is not None and not last.tombstone:
+            self._findings.differ("published", topic, where, "a tombstone", "a record")
+        elif topic == topics.RUNS and (last is None or last.order != wanted.order):
+            found = "no record" if last is None else _words(last.order)
+            self._findings.differ("published", topic, where, f"a tombstone of {_words(wanted.order)}", found)
 
     async def dead_letters(self, topic: str, records: Log, group: str) -> None:
         """Check that every refused record has its dead letter, as far back as there are any."""

@@ -4,7 +4,7 @@ Must not live here: what is compared with it (compare.py).
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,8 +12,10 @@ import orjson
 
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.model.event import Event, Refusal
+from agentrun_stream.model.opinions import NO_OPINIONS, Opinions
 from agentrun_stream.model.run import RunState, position, row_version
-from agentrun_stream.pipeline import decode, fold
+from agentrun_stream.model.trust import Registry
+from agentrun_stream.pipeline import fold, read, settle
 from agentrun_stream.ports import Part, Record, RunKey
 from agentrun_stream.processors.fold import Folded, Place
 from agentrun_stream.store import rows
@@ -21,6 +23,15 @@ from agentrun_stream.store.audit import Slice
 
 ObjectKey = tuple[str, str, str, str]
 _STORED_AT: Final = frozenset({"_ingested_at"})
+
+
+_KINDS: Final[tuple[tuple[str, Callable[[RunState], Mapping[str, Any]]], ...]] = (
+    ("step", lambda state: state.steps),
+    ("eval", lambda state: state.evals),
+    ("claim", lambda state: state.claims),
+    ("mark", lambda state: state.marks),
+)
+_ROWS: Final = {"eval": rows.eval_row, "claim": rows.claim_row, "mark": rows.mark_row}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +52,17 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides how records are read: route of each topic, topic epoch, partitioner, whose dead letters count."""
+    """What decides how records are read: route of each topic, topic epoch, partitioner, whose dead letters count.
+
+    `opinions` are those in force, `registries` all that ever were, by workspace and version.
+    """
 
     route: Callable[[str], Route]
     epoch: int
     partition_of: Callable[[bytes, int], int]
     group: str
+    opinions: Opinions = NO_OPINIONS
+    registries: Mapping[tuple[str, int], Registry] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -89,7 +105,7 @@ class Refold:
             if not choice.takes(record.key):
                 continue
             self.records += 1
-            event = decode(record.value, record.key, record.headers, record.timestamp, self._route)
+            event = read(record, self._route)
             if isinstance(event, Refusal):
                 self.refused[record.offset] = event.reason, record.timestamp
             elif record.offset in self._rejected:
@@ -102,6 +118,8 @@ class Refold:
         return record.key is None or self._rules.partition_of(record.key, reach.partitions) != reach.part.partition
 
     def _fold(self, record: Record, event: Event, at: Place) -> None:
+        if event.facts is not None:
+            settle(event.facts)  # looked at again, on the bytes of the log
         key = (event.workspace, event.run_id)
         state = self.states.get(key)
         if state is None:
@@ -132,8 +150,8 @@ class Refold:
         for (workspace, run_id), state in self.states.items():
             if state.snap is not None:
                 yield (workspace, run_id, "run", ""), row_version(state.snap.pos)
-            for kind, facts in (("step", state.steps), ("eval", state.evals)):
-                for object_id, fact in facts.items():
+            for kind, facts in _KINDS:
+                for object_id, fact in facts(state).items():
                     yield (workspace, run_id, kind, object_id), row_version(fact.pos)
             if state.expired is not None:
                 yield (workspace, run_id, "expired", ""), row_version(state.pos)
@@ -147,8 +165,8 @@ class Refold:
             encoded = self.steps[key]
         elif kind == "run":
             encoded = rows.snapshot_row(state, origin)
-        elif kind == "eval":
-            encoded = rows.eval_row(state, object_id, origin)
+        elif kind in _ROWS:
+            encoded = _ROWS[kind](state, object_id, origin)
         else:
             encoded = rows.expired_row(state, state.pos, origin)
         named = zip(rows.OBJECT_COLUMNS, orjson.loads(encoded), strict=True)

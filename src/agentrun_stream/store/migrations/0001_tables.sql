@@ -8,7 +8,7 @@ CREATE TABLE IF NOT EXISTS run_objects
 (
     workspace String,
     run_id String,
-    kind Enum8('run' = 1, 'step' = 2, 'eval' = 3, 'claim' = 4, 'expired' = 5),
+    kind Enum8('run' = 1, 'step' = 2, 'eval' = 3, 'claim' = 4, 'expired' = 5, 'mark' = 6),
     object_id String,
     type Nullable(String),
     tool_name Nullable(String),
@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS run_objects
     metadata Nullable(String),
     extra Nullable(String),
     doc Nullable(String),
+    chain Nullable(String),
     _source String,
     _event_time DateTime64(6, 'UTC'),
     _topic String,
@@ -35,7 +36,7 @@ CREATE TABLE IF NOT EXISTS run_objects
     _ingested_at DateTime64(3, 'UTC'),
     _sum UInt64 DEFAULT cityHash64(tuple(
         workspace, run_id, kind, object_id, type, tool_name, mcp_server, input_preview, output_preview, success, error,
-        started_at, ended_at, duration_ms, tokens_used, metadata, extra, doc, _source, _event_time, _topic, _partition,
+        started_at, ended_at, duration_ms, tokens_used, metadata, extra, doc, chain, _source, _event_time, _topic, _partition,
         _offset, _version, _first_appended_at, _appended_at))
 )
 ENGINE = ReplacingMergeTree(_version)
@@ -96,6 +97,19 @@ CREATE TABLE IF NOT EXISTS runs
     verdict_lineage String,
     verdict_log String,
     verdict_reasons Array(String),
+    run_digest Nullable(String),
+    genesis Nullable(String),
+    kid Nullable(String),
+    signed_rev Nullable(UInt64),
+    verifier String,
+    trust_version UInt64,
+    judged_at DateTime64(3, 'UTC'),
+    raw_sha256 Nullable(String),
+    claims UInt32,
+    claims_differ Array(String),
+    parents Array(String),
+    parents_seen Array(String),
+    flag String,
     steps Nullable(UInt64),
     tool_calls Nullable(UInt64),
     failed_tool_calls Nullable(UInt64),

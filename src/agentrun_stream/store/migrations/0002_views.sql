@@ -19,6 +19,9 @@ FROM runs;
 CREATE VIEW IF NOT EXISTS steps_latest AS
 SELECT workspace, run_id, object_id AS id, type, tool_name, mcp_server, input_preview, output_preview, success, error,
     started_at, ended_at, duration_ms, tokens_used, metadata, extra,
+    JSONExtract(ifNull(chain, ''), 'seq', 'Nullable(UInt64)') AS seq,
+    JSONExtract(ifNull(chain, ''), 'prev', 'Nullable(String)') AS prev,
+    JSONExtract(ifNull(chain, ''), 'digest', 'Nullable(String)') AS digest,
     nullIf(JSONExtractString(ifNull(metadata, ''), 'usage', 'provider'), '') AS usage_provider,
     nullIf(JSONExtractString(ifNull(metadata, ''), 'usage', 'model'), '') AS usage_model,
     JSONExtract(ifNull(metadata, ''), 'usage', 'input_tokens', 'Nullable(UInt64)') AS input_tokens,

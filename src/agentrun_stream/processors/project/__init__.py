@@ -1,27 +1,36 @@
-"""The projection: what is shown of a run, as a function of its objects (and of opinions, as far as there are any).
+"""The projection: what is shown of a run, as a function of its objects and of opinions.
 
-The row of an open run is a function of the objects other than steps; that of a closed run of all. Making it again changes
-nothing. Must not live here: anything that decides facts, I/O.
+The row of an open run is a function of the objects other than steps; that of a closed run of all. Making it again under the
+same opinions changes nothing. Must not live here: anything that decides facts, I/O.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from agentrun_stream import limits
 from agentrun_stream.codec import json_codec
-from agentrun_stream.codec.canonical import run_hash
 from agentrun_stream.codec.cloudevents import time_s
 from agentrun_stream.model import ledger, money
 from agentrun_stream.model.ledger import TOKENS
+from agentrun_stream.model.lineage import Child, parents_of
+from agentrun_stream.model.opinions import NO_OPINIONS, Opinions
+from agentrun_stream.model.projection import Projection
 from agentrun_stream.model.run import (
     CLOSED_BY_LEASE,
     RunState,
     Snapshot,
-    expired_snapshot,
     offset_of,
     projection_version,
 )
-from agentrun_stream.model.verdict import Verdict, judge
+from agentrun_stream.processors.project.shown import (
+    Shown,
+    claims_of,
+    missing_claim,
+    shown_of,
+    snapshot_of,
+    verdict_of,
+)
+
+__all__ = ["Projection", "child_of", "missing_claim", "project"]
 
 # Members of an AgentRun that are columns of their own, as they are.
 _PLAIN: Final = (
@@ -50,30 +59,25 @@ _NOTHING: Final[dict[str, int | None]] = dict.fromkeys(_COUNTS, 0) | dict.fromke
 _NO_SUMS: Final[dict[str, int | None]] = dict.fromkeys((*_COUNTS, *_STEP_TOKENS))
 
 
-@dataclass(slots=True)
-class Projection:
-    """What the store and the topic show of a run. `row` is its row of `runs`; None while it has no object but steps."""
-
-    row: dict[str, Any]
-    settlements: list[dict[str, Any]]
-    pos: int
-    closed: bool
-
-
-def project(state: RunState, topic: str, partition: int) -> Projection | None:
-    """Project a run; None where it has no object other than a step."""
-    snap = state.snap if state.expired is None else expired_snapshot(state.expired)
+def project(state: RunState, topic: str, partition: int, opinions: Opinions = NO_OPINIONS) -> Projection | None:
+    """Project a run under these opinions; None where it has no object other than a step."""
+    snap = snapshot_of(state)
     if snap is None and not state.evals:
         return None
     snap = snap or _nothing(state)
-    pos = state.pos if state.closed else max((e.pos for e in state.evals.values()), default=0)
-    pos = max(pos, snap.pos)
+    pos = snap.pos
+    if state.closed:
+        pos = max(pos, state.pos)
+    else:
+        for objects in (state.evals, state.claims):
+            pos = max([pos, *(fact.pos for fact in objects.values())])
+    shown = shown_of(state, snap, opinions)
     row = {
         "workspace": state.workspace,
         "run_id": state.run_id,
-        "status": snap.status,
-        **_members(snap),
-        **_verdict(_judged(snap.doc, closed=state.closed)),
+        "status": shown.status,
+        **_members(shown.snap),
+        **_verdict(state, shown, opinions),
         **(_closed_facts(state, snap) if state.closed else _open_facts(state, snap)),
         "steps_refused": snap.steps_refused,
         "closed_by": snap.closed_by,
@@ -89,7 +93,16 @@ def project(state: RunState, topic: str, partition: int) -> Projection | None:
         "_version": str(projection_version(pos)),
     }
     settlements = [_settlement(state, snap, row, minute, pos) for minute in snap.settled]
-    return Projection(row, settlements, pos, state.closed)
+    return Projection(row, settlements, shown.snap.doc, pos, state.closed)
+
+
+def child_of(state: RunState, opinions: Opinions) -> Child | None:
+    """What a run says of its parents, as far as they have to be looked up; None where there is nothing to look up."""
+    snap = snapshot_of(state)
+    if snap is None:
+        return None
+    child = shown_of(state, snap, opinions).child
+    return None if child is None else child._replace(run_id=state.run_id)
 
 
 def _nothing(state: RunState) -> Snapshot:
@@ -128,12 +141,9 @@ def _open_map(value: Any) -> str | None:
     return None if value is None else json_codec.canonical(value)
 
 
-def _judged(doc: dict[str, Any], *, closed: bool) -> Verdict:
-    stated = (doc.get("provenance") or {}).get("run_hash")
-    return judge(doc, "" if stated is None else run_hash(doc), closed=closed)
-
-
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _verdict(state: RunState, shown: Shown, opinions: Opinions) -> dict[str, Any]:
+    verdict, lineage = verdict_of(state, shown, opinions)
+    child = shown.child
     return {
         "verdict": verdict.headline,
         "verdict_hash": verdict.hash,
@@ -142,6 +152,19 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "verdict_lineage": verdict.lineage,
         "verdict_log": verdict.log,
         "verdict_reasons": list(verdict.reasons),
+        "run_digest": verdict.run_digest,
+        "genesis": verdict.genesis,
+        "kid": verdict.kid,
+        "signed_rev": None if shown.claim is None else shown.facts.rev,
+        "verifier": verdict.verifier,
+        "trust_version": verdict.registry_version,
+        "judged_at": verdict.judged_at_s,
+        "raw_sha256": verdict.raw_sha256,
+        "claims": len(claims_of(state)),
+        "claims_differ": list(shown.differ),
+        "parents": [] if child is None else list(parents_of(child)),
+        "parents_seen": list(lineage.seen),
+        "flag": opinions.policy(state.workspace).flag(verdict.headline),
     }
 
 
@@ -152,7 +175,7 @@ def _closed_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
     first, last = snap.first_append_ms, snap.append_ms
     facts: dict[str, Any] = dict(_NOTHING)
     if state.steps:
-        _, _, _, firsts, lasts, kinds, successes, usages = zip(*state.steps.values(), strict=True)
+        _, _, _, firsts, lasts, kinds, successes, usages, _, _ = zip(*state.steps.values(), strict=True)
         first, last = min(first, *firsts), max(last, *lasts)
         facts["steps"] = len(kinds)
         facts["failed_steps"] = successes.count(False)
