@@ -87,7 +87,7 @@ async def run_audit(
     progress("windows")
     await audit.across([lag.part for lag in lags])
     progress("published runs and dead letters")
-    await audit.topics(topics.RUNS, topics.DEAD_LETTERS)
+    await audit.topics((topics.RUNS, topics.QUARANTINE), topics.DEAD_LETTERS)
     return audit.findings
 
 

@@ -22,6 +22,8 @@ from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap
+from agentrun_stream.model.opinions import Opinions, Policy
+from agentrun_stream.model.trust import Registry
 from agentrun_stream.ports import Part
 from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
@@ -127,6 +129,16 @@ def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger
     )
 
 
+def opinions_of(settings: Settings, registry: Callable[[str], Registry]) -> Opinions:
+    """What projections are made with: the registries in force, and the policies of the settings."""
+    trust = settings.trust
+    policies = {
+        name: Policy(mode, frozenset(trust.quarantine_on), trust.require_signed)
+        for name, mode in {**trust.policies, "": trust.policy}.items()
+    }
+    return Opinions(registry, lambda workspace: policies.get(workspace, policies[""]))
+
+
 def _armed(world: World, named: str) -> World:
     """The test seam: this worker dies at a named point."""
     point = crash.CrashPoint(named)
@@ -163,7 +175,15 @@ def build_sweeper(
 def shared_settings(settings: Settings) -> dict[str, str]:
     """The settings that decide what is stored, as text: the same for every worker of a store."""
     mapping = ",".join(f"{topic}={name}" for topic, name in sorted(settings.workspaces.items()))
-    return {"tenancy": settings.tenancy, "workspaces": mapping, "topic_epoch": str(settings.worker.topic_epoch)}
+    trust = settings.trust
+    policies = ",".join(f"{name}={mode}" for name, mode in sorted(trust.policies.items()))
+    bad = ",".join(sorted(trust.quarantine_on)) + (",unverifiable" if trust.require_signed else "")
+    return {
+        "tenancy": settings.tenancy,
+        "workspaces": mapping,
+        "topic_epoch": str(settings.worker.topic_epoch),
+        "policy": f"{trust.policy};{policies};{bad}",
+    }
 
 
 async def run_worker(

@@ -136,6 +136,7 @@ class Metrics:
     records_rehomed: CounterSeries
     dead_letters: CounterSeries
     runs_ended: CounterSeries
+    verification_results: CounterSeries
     rows_inserted: CounterSeries
     insert_seconds: HistogramSeries
     checkpoint_seconds: HistogramSeries

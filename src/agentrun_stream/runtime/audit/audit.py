@@ -138,9 +138,10 @@ class Audit:
             differing = {key: again[key] for key in differing.keys() & again.keys()}
         return differing
 
-    async def topics(self, runs: str, dead_letters: str) -> None:
+    async def topics(self, runs: Sequence[str], dead_letters: str) -> None:
         """Compare what was published with what must have been."""
-        await self._outside.published(runs, self._log.topic(runs), deep=self._scope.deep)
+        for topic in runs:
+            await self._outside.published(topic, self._log.topic(topic), deep=self._scope.deep)
         await self._outside.dead_letters(dead_letters, self._log.topic(dead_letters), self._rules.group)
 
 
