@@ -135,10 +135,10 @@ def _name(settings: Settings) -> str:
     return settings.worker.instance_id or f"{socket.gethostname()}-{os.getpid()}"
 
 
-def build_keeper(settings: Settings, metrics: Metrics) -> TrustKeeper:
+def build_keeper(settings: Settings, metrics: Metrics, log: FilteringBoundLogger) -> TrustKeeper:
     """What knows the registries in force; a worker loads them before it folds the first record of a partition."""
     trust = ClickHouseTrust(store_address(settings))
-    keeper = TrustKeeper(trust, SystemClock(), settings.trust_folder, _name(settings))
+    keeper = TrustKeeper(trust, SystemClock(), log, settings.trust_folder, _name(settings))
     keeper.hear = lambda version: metrics.trust_version.set(version.version, workspace=version.workspace)
     return keeper
 
@@ -208,7 +208,7 @@ async def run_worker(
     registry = CollectorRegistry()
     metrics = Metrics(registry, settings.events_topics)
     worker = build_worker(settings, metrics, log, resume=resume)
-    keeper = build_keeper(settings, metrics)
+    keeper = build_keeper(settings, metrics, log)
     worker.members.prepare = keeper.load
     first = Part(settings.events_topics[0], 0)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
