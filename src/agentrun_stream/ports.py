@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.run import RunState
 
 RunKey = tuple[str, str]
@@ -154,6 +155,10 @@ class Store(Protocol):
 
     async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
         """The states of these runs, all of their objects or an error, never a part. Unknown runs are left out."""
+        ...
+
+    async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        """What the rows of these runs say of their lineage, as they are now. Runs without a row are left out."""
         ...
 
     async def journal_end(self, part: Part) -> tuple[int, int] | None:

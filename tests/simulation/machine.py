@@ -16,6 +16,7 @@ from agentrun_stream import topics
 from agentrun_stream.broker.kafka import partition_of
 from agentrun_stream.broker.memory import MemoryBroker, MemoryPublisher, MemorySource
 from agentrun_stream.errors import StoreError, UnavailableError
+from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record, RunKey
 from agentrun_stream.runtime.assigned import Assigned
@@ -221,6 +222,10 @@ class GatedStore:
         found = await self._store.load_runs(keys)
         await self._asked()
         return found
+
+    async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        await self._asked()
+        return await self._store.kin(keys)
 
     async def journal_end(self, part: Part) -> tuple[int, int] | None:
         await self._asked()

@@ -182,6 +182,9 @@ class TrustSettings(_Section):
     dir: Path | None = _setting(
         None, "path", "Folder of registries, one `<workspace>.jwks.json` each; unset: `trust` in the data folder."
     )
+    orphan_after_s: float = _setting(
+        86_400.0, "s", "Wait for a parent, its end or its claim, after which a run is `orphaned`.", gt=0
+    )
 
     @field_validator("dir")
     @classmethod

@@ -10,7 +10,7 @@ from typing import Final
 
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.errors import RefusedShareError
-from agentrun_stream.ports import Part
+from agentrun_stream.ports import Part, RunKey
 from agentrun_stream.runtime.cache import Cache
 
 HomeOf = Callable[[bytes], int]
@@ -62,6 +62,7 @@ class Assigned:
     limit: RefusedLimit = NO_LIMIT
     resume_below: int = 0  # an operator lets pass whatever is refused below this offset
     recent: deque[int] = field(default_factory=deque)
+    again: dict[RunKey, None] = field(default_factory=dict)
 
     def judge_refusal(self, offset: int) -> None:
         """Hear of a refused offset. Raises RefusedShareError when there are too many among the last ones."""
