@@ -26,6 +26,7 @@ from agentrun_stream.ports import Part
 from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
+from agentrun_stream.runtime.lineage import Kinship
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.retention import Expiry, Removal
 from agentrun_stream.runtime.sweep import Duty, LeaseRules, Leases, Sweeper, SweepReport
@@ -34,7 +35,8 @@ from agentrun_stream.store import migrate
 from agentrun_stream.store import settings as stored_settings
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
-from agentrun_stream.store.sweeps import ClickHouseSweeps, Horizons
+from agentrun_stream.store.lineage import ClickHouseLineages
+from agentrun_stream.store.sweeps import Horizons
 from agentrun_stream.store.windows import ClickHouseWindows
 from agentrun_stream.telemetry.endpoint import Endpoint
 from agentrun_stream.telemetry.logs import make_logger
@@ -138,8 +140,8 @@ def _armed(world: World, named: str) -> World:
 def build_sweeper(
     settings: Settings, worker: Worker, publisher: KafkaPublisher, metrics: Metrics, log: FilteringBoundLogger
 ) -> Sweeper:
-    """What asks about silent and old runs, and removes expired ones, beside a worker's loop."""
-    store, clock, days = ClickHouseSweeps(store_address(settings)), SystemClock(), settings.retention
+    """What asks about silent and old runs, removes expired ones, and looks after children, beside a worker's loop."""
+    store, clock, days = ClickHouseLineages(store_address(settings)), SystemClock(), settings.retention
     rules = LeaseRules(settings.leases.idle_timeout_s, settings.leases.max_age_s)
     general = None if days.horizon_days is None else round(days.horizon_days * _DAY_S)
     horizons = Horizons(general, {name: round(n * _DAY_S) for name, n in days.workspaces.items()})
@@ -149,11 +151,13 @@ def build_sweeper(
         leases.hear = metrics.leases_asked.inc
         removal = Removal(assigned, store, clock, days.remove_after_s)
         removal.hear = metrics.runs_removed.inc
+        kinship = Kinship(assigned, store, clock, settings.trust.orphan_after_s)
+        kinship.hear = metrics.lineage_again.inc
         if not horizons:
-            return [leases, removal]  # others may have asked
+            return [leases, removal, kinship]  # others may have asked
         expiry = Expiry(assigned.part, horizons, store, publisher, clock)
         expiry.hear = metrics.expiries_asked.inc
-        return [leases, expiry, removal]
+        return [leases, expiry, removal, kinship]
 
     sweeper = Sweeper(worker.members, worker.source, clock, duties, settings.leases.sweep_every_s)
     sweeper.hear = SweepReport(log, metrics).hear
