@@ -22,12 +22,14 @@ from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap
+from agentrun_stream.errors import UnavailableError
 from agentrun_stream.model.opinions import Opinions, Policy
 from agentrun_stream.model.trust import Registry
 from agentrun_stream.ports import Part
 from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
+from agentrun_stream.runtime.lineage import Kinship
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.rejudge import Rejudge
 from agentrun_stream.runtime.retention import Expiry, Removal
@@ -38,7 +40,8 @@ from agentrun_stream.store import migrate
 from agentrun_stream.store import settings as stored_settings
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
-from agentrun_stream.store.sweeps import ClickHouseSweeps, Horizons
+from agentrun_stream.store.lineage import ClickHouseLineages
+from agentrun_stream.store.sweeps import Horizons
 from agentrun_stream.store.trust import ClickHouseTrust
 from agentrun_stream.store.windows import ClickHouseWindows
 from agentrun_stream.telemetry.endpoint import Endpoint
@@ -101,7 +104,9 @@ def routes(settings: Settings) -> tuple[dict[str, Route], Route]:
     return {topic: Route(name, strict) for topic, name in settings.workspaces.items()}, Route(None, strict)
 
 
-def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger, *, resume: bool = False) -> Worker:
+def build_worker(
+    settings: Settings, keeper: TrustKeeper, metrics: Metrics, log: FilteringBoundLogger, *, resume: bool = False
+) -> Worker:
     """A worker on the real broker and store."""
     kafka, options = kafka_address(settings), settings.worker
     mapped, default = routes(settings)
@@ -129,6 +134,8 @@ def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger
             default,
             RefusedLimit(options.dlq_stop_ratio, options.dlq_stop_window),
             resume,
+            opinions_of(settings, keeper.current),
+            round(settings.trust.orphan_after_s * 1000),
         ),
     )
 
@@ -170,9 +177,9 @@ def build_sweeper(
     metrics: Metrics,
     log: FilteringBoundLogger,
 ) -> Sweeper:
-    """What asks about silent and old runs, removes expired ones and follows changed registries, beside a worker's loop."""
+    """The duties of an owner beside a worker's loop: silent and old runs, retention, children, changed registries."""
     (publisher, keeper), clock, days = helpers, SystemClock(), settings.retention
-    store, trust = ClickHouseSweeps(store_address(settings)), ClickHouseTrust(store_address(settings))
+    store, trust = ClickHouseLineages(store_address(settings)), ClickHouseTrust(store_address(settings))
     grace_s = settings.clickhouse.insert_timeout_s + _GRACE_MARGIN_S
     rules = LeaseRules(settings.leases.idle_timeout_s, settings.leases.max_age_s)
     general = None if days.horizon_days is None else round(days.horizon_days * _DAY_S)
@@ -185,11 +192,13 @@ def build_sweeper(
         removal.hear = metrics.runs_removed.inc
         rejudge = Rejudge(assigned, keeper, trust, clock, grace_s)
         rejudge.hear = metrics.runs_rejudged.inc
+        kinship = Kinship(assigned, store, clock, settings.trust.orphan_after_s)
+        kinship.hear = metrics.lineage_again.inc
         if not horizons:
-            return [leases, removal, rejudge]  # others may have asked
+            return [leases, removal, rejudge, kinship]  # others may have asked
         expiry = Expiry(assigned.part, horizons, store, publisher, clock)
         expiry.hear = metrics.expiries_asked.inc
-        return [leases, expiry, removal, rejudge]
+        return [leases, expiry, removal, rejudge, kinship]
 
     sweeper = Sweeper(worker.members, worker.source, clock, duties, settings.leases.sweep_every_s)
     sweeper.hear = SweepReport(log, metrics).hear
@@ -227,9 +236,11 @@ async def run_worker(
     await admin.check_input_topics(kafka, settings.events_topics)
     registry = CollectorRegistry()
     metrics = Metrics(registry, settings.events_topics)
-    worker = build_worker(settings, metrics, log, resume=resume)
     keeper = build_keeper(settings, metrics, log)
+    worker = build_worker(settings, keeper, metrics, log, resume=resume)
     worker.members.prepare = keeper.load
+    with contextlib.suppress(UnavailableError):
+        await keeper.turn()  # what the files propose is in force for the first record already
     first = Part(settings.events_topics[0], 0)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
     endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-import orjson
-
-from agentrun_stream.codec import arsig as suite
 from agentrun_stream.codec.edwards import L
 from agentrun_stream.codec.keynames import did_of, signature_bytes, signature_text
 from agentrun_stream.sdk.signing import RunSigner, SignedUnder, SigningKey
@@ -245,9 +242,9 @@ def shifted_configuration(run_id: str) -> list[bytes]:
     return honest.events(end=shifted)
 
 
-def flips(obj: Json, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], object]]:
+def flips(obj: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], object]]:
     """Every leaf of an object, and another value for it."""
-    items: Any = obj.items() if isinstance(obj, dict) else enumerate(obj)
+    items = obj.items() if isinstance(obj, dict) else enumerate(obj)
     for name, value in items:
         here = (*path, name)
         if isinstance(value, dict | list) and value:
@@ -277,7 +274,7 @@ def flip_attacks() -> Iterator[Attack]:
             continue
         name = "flip " + "/".join(map(str, path))
         axis = "chain wrong_run" if path == ("agent_id",) else "signature"
-        yield Attack(name, axis.split()[0], "rejected", late_flip(path, to))
+        yield Attack(name, axis.split(maxsplit=1)[0], "rejected", late_flip(path, to))
 
 
 def by(signer: SigningKey, under: SignedUnder | None = None) -> Callable[[str], list[bytes]]:
@@ -465,7 +462,3 @@ def untouched(count: int) -> Iterator[Events]:
         inside = [signer.chain(step(0)), signer.chain(step(1))] if i % 3 == 1 else []
         end = signer.sign(finished(begin) | {"steps": inside})
         yield Events(run_id, [cloud_event("run", run_id, "run/completed", end)])
-
-
-def digest_of_step(value: bytes) -> str:
-    return suite.step_digest(orjson.loads(value)["data"])

@@ -4,12 +4,14 @@ The table of attacks is printed at the end of the module.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 
+from agentrun_stream.codec.arsig import step_digest
 from agentrun_stream.testing.events import eval_event, key_of
 from agentrun_stream.testing.stack import Stack
 from integration import attacks
@@ -75,16 +77,8 @@ def test_what_a_verified_run_shows_is_what_was_signed(attacked: Lane) -> None:
         assert row["kid"] == TRUSTED.kid
     assert attacked.run_row("attack-an-old-revision-again")["outcome"] == "partial"
     differ = found(attacked, "attack-an-unsigned-correction-afterwards")["claims_differ"]
-    assert differ == [
-        "cost.cost_usd",
-        "cost.input_tokens",
-        "cost.output_tokens",
-        "metadata",
-        "outcome",
-        "provenance.run_hash",
-        "provenance.signature",
-        "provenance.signed_by",
-    ] or "outcome" in list(differ)  # type: ignore[call-overload]
+    assert "outcome" in differ
+    assert "provenance.signature" in differ
 
 
 def test_none_of_the_untouched_is_flagged(attacked: Lane) -> None:
@@ -114,7 +108,7 @@ def test_the_evidence_is_what_arrived(attacked: Lane) -> None:
     steps = attacked.rows("SELECT doc, chain FROM run_objects FINAL WHERE run_id = 'kept' AND kind = 'step'")
     for row in steps:
         said = orjson.loads(row["chain"])
-        assert attacks.suite.step_digest(orjson.loads(row["doc"])) == said["digest"]
+        assert step_digest(orjson.loads(row["doc"])) == said["digest"]
 
 
 def test_a_key_that_turns_out_to_be_stolen_changes_stored_verdicts(attacked: Lane) -> None:
@@ -137,12 +131,11 @@ def test_the_audit_finds_nothing(attacked: Lane) -> None:
 
 def test_the_table(attacked: Lane, capsys: pytest.CaptureFixture[str]) -> None:
     """For people: what was tried, where it showed, what came of it."""
+    lines = [f"{'attack':<56}{'axis':<28}verdict"]
+    for attack in ATTACKS:
+        row = found(attacked, run_of(attack))
+        axis = f"{attack.axis} {row[f'verdict_{attack.axis}']}" if attack.axis else ""
+        lines.append(f"{attack.name:<56}{axis:<28}{attack.headline}")
+    lines.append(f"{f'{UNTOUCHED:,} untouched runs':<84}verified")
     with capsys.disabled():
-        print(f"\n{'attack':<56}{'axis':<28}verdict")
-        for attack in ATTACKS:
-            row = found(attacked, run_of(attack))
-            shown = "" if not attack.axis else f"{attack.axis} {row[f'verdict_{attack.axis}']}"
-            print(
-                f"{attack.name:<56}{shown:<28}{attack.headline if not shown and 'dead' in attack.headline else row['verdict']}"
-            )
-        print(f"{f'{UNTOUCHED:,} untouched runs':<56}{'':<28}verified")
+        sys.stdout.write("\n" + "\n".join(lines) + "\n")

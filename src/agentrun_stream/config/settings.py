@@ -194,7 +194,7 @@ class TrustSettings(_Section):
     quarantine_on: tuple[str, ...] = _setting(
         ("rejected", "mismatch", "revoked"), "headlines", "The verdicts that are bad."
     )
-    require_signed: bool = _setting(False, "yes/no", "Whether an unverifiable run is bad, too.")
+    require_signed: bool = _setting(default=False, unit="yes/no", meaning="Whether an unverifiable run is bad, too.")
 
     @field_validator("policies")
     @classmethod
@@ -209,6 +209,10 @@ class TrustSettings(_Section):
         if not set(value) <= BAD_HEADLINES:
             raise ValueError(f"must be some of {', '.join(sorted(BAD_HEADLINES))}")
         return value
+
+    orphan_after_s: float = _setting(
+        86_400.0, "s", "Wait for a parent, its end or its claim, after which a run is `orphaned`.", gt=0
+    )
 
     @field_validator("dir")
     @classmethod

@@ -178,6 +178,7 @@ CATALOGUE: Final = (
         _AGE_S,
     ),
     Metric("leases_asked_total", "counter", "events", "Leases that the sweeper put on the log."),
+    Metric("lineage_again_total", "counter", "runs", "Runs that wait to have their lineage looked at again."),
     Metric("expiries_asked_total", "counter", "events", "Expiries that the sweeper put on the log."),
     Metric("runs_removed_total", "counter", "runs", "Expired runs whose objects were removed."),
     Metric("sweeps_failed_total", "counter", "sweeps", "Turns of the sweeper that failed and are tried again."),

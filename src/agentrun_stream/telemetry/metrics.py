@@ -171,6 +171,7 @@ class Metrics:
     audit_timestamp_seconds: GaugeSeries
     lease_detection_seconds: HistogramSeries
     leases_asked: CounterSeries
+    lineage_again: CounterSeries
     expiries_asked: CounterSeries
     runs_removed: CounterSeries
     sweeps_failed: CounterSeries

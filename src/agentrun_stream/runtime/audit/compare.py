@@ -9,7 +9,8 @@ from itertools import groupby
 from typing import Any, Final
 
 from agentrun_stream import limits
-from agentrun_stream.model.lineage import LINEAGE_REASONS, Lineage
+from agentrun_stream.model import lineage
+from agentrun_stream.model.lineage import Lineage
 from agentrun_stream.model.projection import OPINION_COLUMNS, Projection
 from agentrun_stream.model.run import RunState, offset_of, position, row_version
 from agentrun_stream.pipeline import project
@@ -162,10 +163,10 @@ class Comparison:
         """
         opinions, part = self._rules.opinions, self._reach.part
         if row is not None and row["parents"]:
-            reasons = tuple(code for code in row["verdict_reasons"] if code in LINEAGE_REASONS)
-            lineage = Lineage(row["verdict_lineage"], reasons, tuple(row["parents_seen"]))
-            opinions = replace(opinions, lineage={key: lineage})
-            self.children[key] = (state, lineage)
+            reasons = tuple(code for code in row["verdict_reasons"] if code in lineage.REASONS)
+            recorded = Lineage(row["verdict_lineage"], reasons, tuple(row["parents_seen"]))
+            opinions = replace(opinions, lineage={key: recorded})
+            self.children[key] = (state, recorded)
         projection = project(state, *part, opinions)
         if projection is None or row is None or _agree(projection, row):
             return projection
