@@ -15,6 +15,9 @@ from agentrun_stream.model.verdict import Verdict
 from agentrun_stream.testing.fleet import FleetShares, FleetTotals, Record, demo_fleet
 from agentrun_stream.testing.fleet_signing import TAMPERS, fleet_registry
 from agentrun_stream.testing.keys import register
+from agentrun_stream.testing.load import Load, bench_load
+from agentrun_stream.testing.load_signing import TAMPERS as LOAD_TAMPERS
+from agentrun_stream.testing.load_signing import bench_registry
 from agentrun_stream.trust import manage
 from agentrun_stream.trust.folder import load_registry, registry_path
 
@@ -148,3 +151,53 @@ def test_made_up_keys_are_registered_beside_made_up_keys_alone(tmp_path: Path) -
     with pytest.raises(UsageError, match="not made up"):
         register(own, fleet_registry(1))
     assert registry_path(own, "default").read_bytes() == before
+
+
+def load(**members: Any) -> tuple[list[Record], collections.Counter[str]]:
+    verdicts: collections.Counter[str] = collections.Counter()
+    chosen = {"steps": 6_000, "open_runs": 100, "seed": 3, "now": NOW, "signed": True, **members}
+    return list(bench_load(Load(**chosen), verdicts)), verdicts
+
+
+@pytest.mark.parametrize(
+    "odd", [{}, {"bad": 0.02, "repeated": 0.05, "late": 0.1}, {"steps_per_run": 1}, {"steps_per_run": 2, "late": 0.5}]
+)
+def test_the_verifier_says_of_a_signed_load_what_it_was_made_to_be(odd: dict[str, Any]) -> None:
+    """Bad, repeated and late records change no headline; every way to tamper is there."""
+    records, expected = load(tampered=0.2, **odd)
+    runs = told(records).values()
+    found = collections.Counter(run.verdict(bench_registry(3)).headline for run in runs)
+    assert found == expected
+    assert set(found) == {"verified", *LOAD_TAMPERS.values()}
+    assert 0.19 < 1 - found["verified"] / len(runs) < 0.21
+
+
+def test_an_unsigned_load_is_unverifiable_as_a_whole() -> None:
+    records, expected = load(signed=False)
+    found = collections.Counter(run.verdict(bench_registry(3)).headline for run in told(records).values())
+    assert found == expected == {"unverifiable": found.total()}
+
+
+def test_a_signed_load_says_the_same_as_an_unsigned_one() -> None:
+    """But for the members of the suite: the same steps of the same runs, in the same order."""
+    pairs = zip(load()[0], load(signed=False)[0], strict=True)
+    for signed, plain in ((orjson.loads(one.value), orjson.loads(other.value)) for one, other in pairs):
+        signed["data"].get("metadata", {}).pop("arsig", None)
+        if not signed["data"].get("metadata", True):
+            del signed["data"]["metadata"]
+        signed["data"].get("provenance", {}).clear()
+        assert signed == plain
+
+
+def test_a_signed_load_is_compact_and_little_longer_than_an_unsigned_one() -> None:
+    sizes = []
+    for signed in (True, False):
+        records = load(signed=signed)[0]
+        assert all(orjson.dumps(orjson.loads(record.value)) == record.value for record in records)
+        steps = [len(record.value) for record in records if b"agentrun.step.v1" in record.value]
+        sizes.append(sum(steps) / len(steps))
+    assert 80 < sizes[0] - sizes[1] < 120
+
+
+def test_a_load_without_tampering_is_verified_as_a_whole() -> None:
+    assert set(load()[1]) == {"verified"}

@@ -10,7 +10,7 @@ from typing import Any, Final
 from agentrun_stream.model.facts import Parent
 from agentrun_stream.sdk.signing import RunSigner, SignedUnder
 from agentrun_stream.testing.fleet_plan import AGENTS, Plan
-from agentrun_stream.testing.keys import made_up_entry, made_up_key
+from agentrun_stream.testing.keys import WORKSPACE, made_up_entry, made_up_key
 
 # What is done to a run, and the headline that this alone leads to.
 TAMPERS: Final = {
@@ -43,9 +43,8 @@ def signer_of(seed: int, plan: Plan, run: dict[str, Any]) -> RunSigner | None:
     other = _OTHER_KEYS.get(plan.tamper or "")
     key = made_up_key(seed, f"{plan.agent.id}/{other}" if other else plan.agent.id)
     parent = plan.parent
-    signed_parent = parent is not None and parent.signer is not None
-    parents = (Parent(parent.run_id, parent.signer.genesis),) if signed_parent else ()
-    return RunSigner(key, run, SignedUnder(parents=parents))
+    named = [Parent(parent.run_id, parent.signer.genesis)] if parent and parent.signer else []
+    return RunSigner(key, run, SignedUnder(WORKSPACE, named))
 
 
 def draw_tamper(rng: Random, plan: Plan) -> None:
