@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from itertools import count
+from itertools import count, cycle
 from random import Random
 from typing import Final
 
 from agentrun_stream.testing.fleet_bad import bad_value
 from agentrun_stream.testing.fleet_plan import AGENTS, Plan, Turn, draw_plan
-from agentrun_stream.testing.fleet_signing import draw_tamper
+from agentrun_stream.testing.fleet_signing import TAMPERS, tamper_with
 from agentrun_stream.testing.fleet_story import Story, iso, traceparent
 
 WINDOW_MS: Final = 3_600_000
@@ -107,6 +107,7 @@ class _Fleet:
         self.rng = Random(f"fleet/{seed}")
         self.waiting: list[tuple[int, int, Record]] = []
         self.order = count()
+        self.tampers = cycle(TAMPERS)
 
     def records(self, runs: int) -> Iterator[Record]:
         children = min(int(runs * self.shares.children), runs // 2)
@@ -129,7 +130,7 @@ class _Fleet:
         plan.flags.update(f for f in FLAGS if self.rng.random() < getattr(self.shares, f))
         if not descendants:
             if agent.signs and self.rng.random() < self.shares.tampered:
-                draw_tamper(self.rng, plan)
+                tamper_with(self.rng, plan, next(self.tampers))  # each way in turn: a small fleet shows most
         else:
             if not agent.signs:
                 plan.flags.discard("unfinished")  # an open parent without a signature: nobody knows what its child is

@@ -15,12 +15,12 @@ from agentrun_stream.testing.keys import WORKSPACE, made_up_entry, made_up_key
 # What is done to a run, and the headline that this alone leads to.
 TAMPERS: Final = {
     "step_altered": "rejected",
-    "step_dropped": "mismatch",
-    "tail_cut": "mismatch",
-    "end_altered": "rejected",
-    "foreign_key": "unverifiable",
-    "retired_key": "revoked",
     "forged_correction": "verified",
+    "tail_cut": "mismatch",
+    "foreign_key": "unverifiable",
+    "end_altered": "rejected",
+    "retired_key": "revoked",
+    "step_dropped": "mismatch",
 }
 _FIRST: Final = ("rejected", "mismatch", "revoked", "pending", "unverifiable", "verified")
 _UNTRUSTED: Final = frozenset({"end_altered", "foreign_key", "retired_key"})
@@ -47,9 +47,9 @@ def signer_of(seed: int, plan: Plan, run: dict[str, Any]) -> RunSigner | None:
     return RunSigner(key, run, SignedUnder(WORKSPACE, named))
 
 
-def draw_tamper(rng: Random, plan: Plan) -> None:
-    """Draw what is done to a run, and which of its steps never arrive."""
-    plan.tamper = rng.choice(sorted(TAMPERS))
+def tamper_with(rng: Random, plan: Plan, tamper: str) -> None:
+    """Have this done to a run; which of its steps never arrive is drawn."""
+    plan.tamper = tamper
     plan.flags -= {"corrected", "unfinished"}  # so that its end is the one that is tampered with
     steps = len(plan.turns)
     if plan.tamper == "step_dropped":
