@@ -5,7 +5,7 @@ Must not live here: what is signed with them.
 
 import hashlib
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +17,10 @@ from agentrun_stream.trust.manage import Scope, entry_of
 
 REASON: Final = "a made-up test key, which anyone can work out: never trust it elsewhere"
 WORKSPACE: Final = "default"
+_KEYS_MAX: Final = 256
 
 
-@cache
+@lru_cache(_KEYS_MAX)
 def made_up_key(seed: int, name: str) -> SigningKey:
     """The key of this name under this seed, always the same."""
     return SigningKey(hashlib.sha256(f"agentrun-stream/made-up/{seed}/{name}".encode()).digest())
