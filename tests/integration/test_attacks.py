@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -45,7 +46,7 @@ def run_of(attack: Attack) -> str:
     return "attack-" + "".join(c if c.isalnum() else "-" for c in attack.name)
 
 
-def found(made: Lane, run_id: str) -> dict[str, object]:
+def found(made: Lane, run_id: str) -> dict[str, Any]:
     return made.one(f"{VERDICT} FROM runs_latest WHERE id = '{run_id}'")
 
 
