@@ -12,6 +12,7 @@ from typing import Any, Final
 from agentrun_stream.ports import Part
 from agentrun_stream.runtime.audit.compare import Comparison
 from agentrun_stream.runtime.audit.findings import Findings, Where
+from agentrun_stream.runtime.audit.lineages import compare_lineages
 from agentrun_stream.runtime.audit.outside import Outside
 from agentrun_stream.runtime.audit.refold import Choice, Reach, Refold, Rules
 from agentrun_stream.runtime.audit.views import AuditLog, AuditReader
@@ -94,6 +95,7 @@ class Audit:
         comparison.accruals(self._reader.rows("accruals", part, choice.some))
         runs = self._reader.rows("runs", part, choice.some)
         comparison.projections(runs, self._reader.rows("settlements", part, choice.some))
+        await compare_lineages(self._reader, part, comparison.children, findings)
         if comparison.older:
             findings.note(f"runs that began before what {part.topic} still holds are judged by their checksums alone")
         letters = {(*part, o): ms for o, (_, ms) in refold.refused.items() if o >= reach.since}
