@@ -14,7 +14,7 @@ from agentrun_stream.ports import Part, RunKey
 from agentrun_stream.store.reader import pieces, rows_of
 from agentrun_stream.store.sweeps import ClickHouseSweeps
 
-CHANGES_PIECE: Final = 100_000  # of the log of changes, by one query
+CHANGES_PIECE: Final = 500_000  # of the log of changes, by one query: each reads the keys of the partition's edges
 
 
 class Edge(NamedTuple):
@@ -59,6 +59,7 @@ ORDER BY topic, partition, workspace, parent, run_id LIMIT {{most:UInt32}}
 """
 _WAITING: Final = _EDGES % f"axis = '{PENDING}' AND since < fromUnixTimestamp64Milli({{before:Int64}}, 'UTC')"
 _NOT_WAITING: Final = _EDGES % f"axis != '{PENDING}'"
+_ANY: Final = f"SELECT 1 FROM run_edges WHERE {_PART} LIMIT 1"
 _CHANGE: Final = "SELECT toUnixTimestamp(minute) FROM run_changes ORDER BY minute %s LIMIT 1"
 _FROM: Final = """minute >= toDateTime({minute:UInt32}, 'UTC')
     AND (toUnixTimestamp(minute), workspace, run_id) >= ({minute:UInt32}, {workspace:String}, {parent:String})"""
@@ -127,6 +128,8 @@ def changes(client: Client) -> tuple[int, int]:
 def changed(client: Client, part: Part, after: Edge, most: int, piece: int = CHANGES_PIECE) -> Page:
     """See `runtime.lineage.Lineages.changed`."""
     given = {**part._asdict(), **after._asdict(), "most": most}
+    if not any(rows_of(client, _ANY, part._asdict())):
+        return [], None
     to = next((tuple(row) for row in rows_of(client, _PIECE_END, given | {"piece": piece})), None)
     bounds = dict(zip(("to_minute", "to_workspace", "to_parent"), to or _END, strict=True))
     edges = _edges(client, _BEHIND, given | bounds)
