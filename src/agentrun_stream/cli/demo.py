@@ -5,6 +5,7 @@ import contextlib
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -112,13 +113,13 @@ def _folder(settings: Settings, *, named: bool, temporary: bool) -> Iterator[Pat
 def _show(settings: Settings, runs: int, seed: int) -> dict[str, Any]:
     """Publish, wait, ask, audit."""
     client = connect(store_address(settings))
-    fresh = queries.totals(client)["runs"] == 0
+    fresh, before = queries.totals(client)["runs"] == 0, _by_verdict(client)
     address = kafka_address(settings)
     published = run(_publish(address, runs, seed))
     say(f"{published.acknowledged:,} records acknowledged; waiting until they are stored.")
     run(wait_stored(address, settings.worker.group, settings.events_topics, WAIT_S))
     seconds = time.monotonic() - published.started
-    verdicts = _verdicts(client, published.totals, compare=fresh)
+    verdicts = _verdicts(client, before, published.totals.runs_by_verdict)
     shown: dict[str, Any] = {
         "records": published.acknowledged,
         "seconds": round(seconds, 2),
@@ -139,17 +140,22 @@ def _show(settings: Settings, runs: int, seed: int) -> dict[str, Any]:
     return shown
 
 
-def _verdicts(client: queries.Connection, totals: FleetTotals, *, compare: bool) -> list[queries.Row]:
-    """The headlines expected of this fleet, beside those found, which include what was there before.
+def _by_verdict(client: queries.Connection) -> Counter[str]:
+    return Counter({row["verdict"]: row["runs"] for row in queries.runs_by_verdict(client)})
+
+
+def _verdicts(client: queries.Connection, before: Counter[str], expected: Counter[str]) -> list[queries.Row]:
+    """The headlines expected of this fleet, beside those that came to the ones of `before`.
 
     A child is looked at again when its parent has arrived, soon after the last record: this waits for it.
     """
-    expected, until = totals.runs_by_verdict, time.monotonic() + LINEAGE_WAIT_S
+    until = time.monotonic() + LINEAGE_WAIT_S
     while True:
-        found = {row["verdict"]: row["runs"] for row in queries.runs_by_verdict(client)}
-        if not compare or found == expected or time.monotonic() > until:
-            words = sorted(found.keys() | expected.keys(), key=lambda word: -expected[word])
-            return [{"verdict": word, "expected": expected[word], "found": found.get(word, 0)} for word in words]
+        found = _by_verdict(client)
+        found.subtract(before)
+        if found == expected or time.monotonic() > until:
+            words = sorted(found.keys() | expected.keys(), key=lambda word: (-expected[word], word))
+            return [{"verdict": word, "expected": expected[word], "found": found[word]} for word in words]
         time.sleep(LINEAGE_POLL_S)
 
 
@@ -191,7 +197,7 @@ def _problems(shown: Mapping[str, Any], published: Published, *, compare: bool) 
 
 def _screen(shown: Mapping[str, Any]) -> Group:
     agents = {"agent_id": "agent", "runs": "runs", "cost": "reported cost", "unpriced": "runs without"}
-    verdicts = {"verdict": "verdict", "expected": "in this fleet", "found": "found"}
+    verdicts = {"verdict": "verdict", "expected": "expected", "found": "found"}
     tools = {"tool": "tool", "calls": "calls", "failed": "failed", "p50_ms": "half within", "p95_ms": "95 % within"}
     fresh, sums = shown["freshness"], shown["totals"]
     took = {"p50_ms": milliseconds, "p95_ms": milliseconds}
