@@ -69,7 +69,7 @@ class Family:
         return self.workspace, run_id
 
     def show(self, run_id: str, *, part: Part | None = None, counter: int = 0, **columns: Any) -> str:
-        """Put a row of `runs`, as of the next event, or with a counter as made again; its version."""
+        """Put a row of `runs`, as of the next event, or with a counter as made again; what children see of it."""
         self.offset += 0 if counter else 1
         version = str(projection_version(self.offset, counter))
         times = {"judged_at": NOW_MS / 1000, "projected_at": NOW_MS / 1000}
@@ -85,7 +85,7 @@ class Family:
         }
         asyncio.run(self.store.insert("runs", [rows.row(row)]))
         self.shown[self.key(run_id)] = row
-        return version
+        return asyncio.run(self.store.kin([self.key(run_id)]))[self.key(run_id)].version
 
     def born(self, run_id: str, parent: str | None, **said: Any) -> None:
         """An event of a child: it is shown pending, and nobody looked yet. Whether `again` knows it is not told."""
@@ -239,7 +239,9 @@ def test_who_saw_another_version_is_found(family: Family) -> None:
     family.show("former")
     for ask in ("changed", "outdated"):
         assert asyncio.run(pages(family, ask, 2)) == []
-    family.show("p", counter=9)
+    family.show("p", counter=8)
+    assert asyncio.run(pages(family, "changed", 2)) == [], "what children look at is what it was"
+    family.show("p", counter=9, run_hash="corrected")
     for most in (1, 2, 100):
         assert children(asyncio.run(pages(family, "outdated", most))) == ["one", "two"]
         found = asyncio.run(pages(family, "changed", most))
@@ -260,7 +262,7 @@ def test_the_log_of_changes_is_read_in_pieces(store_address: StoreAddress) -> No
     for i in range(7):
         settled_child(family, f"c{i}", **{f"p{i}": parents[f"p{i}"], f"p{(i + 1) % 7}": parents[f"p{(i + 1) % 7}"]})
     for name in parents:
-        family.show(name)
+        family.show(name, run_hash="corrected")
     client = connect(store_address)
     for piece in (4, 1_000):
         found: list[Edge] = []

@@ -267,7 +267,7 @@ def late_flip(path: tuple[str | int, ...], to: object) -> Callable[[str], list[b
 
 def flip_attacks() -> Iterator[Attack]:
     """One attack for each covered leaf of the end. What the record's own rules refuse is left to other tests."""
-    refused = {("id",), ("status",), ("started_at",), ("ended_at",), ("metadata", "arsig", "v")}
+    refused = {("id",), ("outcome",), ("status",), ("started_at",), ("ended_at",), ("metadata", "arsig", "v")}
     sample = Honest("sample").end
     for path, to in flips(sample):
         if path in refused or path[0] == "provenance":
@@ -438,6 +438,7 @@ ATTACKS: Final = (
     Attack("a lone surrogate", "", "dead letter", bytes_as(b'"nightly"', b'"\\ud800"')),
     Attack("an integer beyond 2^53", "", "dead letter", bytes_as(b'{"id":7}', b'{"id":9007199254740993}')),
     Attack("depth 100,000", "", "dead letter", deep),
+    Attack("flip outcome", "signature", "rejected", late_flip(("outcome",), "failed")),
     *flip_attacks(),
 )
 

@@ -33,7 +33,7 @@ REASONS: Final = frozenset(
 
 
 class Kin(NamedTuple):
-    """What is looked at of an ancestor's row. `axis` is its own lineage axis, `version` that of the row, as text.
+    """What is looked at of an ancestor's row. `axis` is its own lineage axis, `version` a digest of all this.
 
     `genesis` is None unless the claim shown is trusted. Of an expired run `run_hash`, `lineage`, `genesis` may be gone.
     """
@@ -61,7 +61,7 @@ class Child(NamedTuple):
 
 
 class Lineage(NamedTuple):
-    """The lineage axis and its reason codes, sorted. `seen` is for each parent the version of the row looked at, or ''."""
+    """The lineage axis and its reason codes, sorted. `seen` is for each parent the digest of what was looked at, or ''."""
 
     axis: str
     reasons: tuple[str, ...] = ()

@@ -40,11 +40,14 @@ Page = tuple[list[Edge], Edge | None]  # what was found, and where to go on; Non
 FIRST: Final = Edge(0, "", "", "")
 _END: Final = ((1 << 32) - 1, "", "")
 
+# A digest of all that children look at: while it stays, they need not look again. The feed of `run_changes` makes the same.
+_DIGEST: Final = """toString(cityHash64(closed_by IS NOT NULL, expired_at IS NOT NULL, verdict_lineage,
+    ifNull(run_hash, ''), lineage, if(verdict_signature = 'trusted', ifNull(genesis, ''), ''), ifNull(parent_run_id, '')))"""
 # In tuples, because argMax passes over a NULL. Not FINAL, see reader.py.
-_KIN: Final = """
+_KIN: Final = f"""
 SELECT run_id, argMax((closed_by IS NOT NULL, run_hash, lineage, if(verdict_signature = 'trusted', genesis, NULL),
-    parent_run_id, verdict_lineage), _version), toString(max(_version)), argMax(expired_at IS NOT NULL, _version)
-FROM runs WHERE workspace = {workspace:String} AND run_id IN {ids:Array(String)} GROUP BY run_id
+    parent_run_id, verdict_lineage), _version), argMax({_DIGEST}, _version), argMax(expired_at IS NOT NULL, _version)
+FROM runs WHERE workspace = {{workspace:String}} AND run_id IN {{ids:Array(String)}} GROUP BY run_id
 """
 _SEEN: Final = """
 SELECT run_id, argMax((parents, parents_seen), _version)
@@ -79,10 +82,10 @@ FROM
 ) AS edges
 INNER JOIN
 (
-    SELECT toUnixTimestamp(minute) AS at, workspace, run_id AS parent, max(_version) AS version FROM run_changes
+    SELECT toUnixTimestamp(minute) AS at, workspace, run_id AS parent, argMax(kin, _version) AS now FROM run_changes
     WHERE {_PIECE} GROUP BY at, workspace, parent
 ) AS changed USING (workspace, parent)
-WHERE toUInt128OrZero(looked_at) < version
+WHERE looked_at != now
     AND (at, workspace, parent, run_id) > ({{minute:UInt32}}, {{workspace:String}}, {{parent:String}}, {{run_id:String}})
 ORDER BY at, workspace, parent, run_id LIMIT {{most:UInt32}}
 """

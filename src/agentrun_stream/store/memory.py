@@ -3,6 +3,7 @@
 It takes the same encoded rows and decodes states as the real reader does. Must not live here: SQL, waiting, views.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -76,7 +77,8 @@ class MemoryStore:
             self._changes += 1
             for row in decoded:
                 names = ("workspace", "run_id", "_version")
-                self.note("run_changes", {"minute": self._changes} | {name: row[name] for name in names})
+                change = {"minute": self._changes, "kin": kin_of(row).version}
+                self.note("run_changes", change | {name: row[name] for name in names})
 
     async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
         """See `ports.Store.load_runs`."""
@@ -104,7 +106,7 @@ class MemoryStore:
 
     async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
         """See `ports.Store.kin`."""
-        return {key: _kin(row) for key in keys if (row := self._tables["runs"].get(key)) is not None}
+        return {key: kin_of(row) for key in keys if (row := self._tables["runs"].get(key)) is not None}
 
     async def journal_end(self, part: Part) -> tuple[int, int] | None:
         """See `ports.Store.journal_end`."""
@@ -191,9 +193,9 @@ def _version(row: Row, column: str) -> float:
     return int(value) if isinstance(value, str) else value
 
 
-def _kin(row: Row) -> Kin:
+def kin_of(row: Row) -> Kin:
     """What a row says of its lineage. What was left out of it is NULL, or empty."""
-    return Kin(
+    kin = Kin(
         row["run_id"],
         row.get("closed_by") is not None,
         row.get("run_hash"),
@@ -201,9 +203,10 @@ def _kin(row: Row) -> Kin:
         row.get("genesis") if row.get("verdict_signature") == "trusted" else None,
         row.get("parent_run_id"),
         row.get("verdict_lineage", ""),
-        str(row["_version"]),
+        "",
         expired=row.get("expired_at") is not None,
     )
+    return kin._replace(version=hashlib.sha256(repr(kin).encode()).hexdigest()[:16])
 
 
 def _selected(row: Row) -> list[Any]:

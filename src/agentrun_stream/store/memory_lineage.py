@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from agentrun_stream.model.lineage import PENDING
 from agentrun_stream.ports import Part
 from agentrun_stream.store.lineage import Edge, Page
-from agentrun_stream.store.memory import Row
+from agentrun_stream.store.memory import Row, kin_of
 from agentrun_stream.store.memory_sweeps import MemorySweeps
 from agentrun_stream.store.rows import MS
 
@@ -40,18 +40,18 @@ class MemoryLineages(MemorySweeps):
 
     async def changed(self, part: Part, after: Edge, most: int) -> Page:
         """See `runtime.lineage.Lineages.changed`."""
-        minutes: dict[tuple[str, str], dict[int, int]] = {}
+        minutes: dict[tuple[str, str], dict[int, str]] = {}
         for row in self._store.rows("run_changes"):
-            minutes.setdefault((row["workspace"], row["run_id"]), {})[row["minute"]] = int(row["_version"])
+            minutes.setdefault((row["workspace"], row["run_id"]), {})[row["minute"]] = row["kin"]
         found = []
         for edge, _, seen in self._edges(part):
-            for minute, version in minutes.get(edge.parent_key, {}).items():
-                if int(seen or 0) < version and self._old(edge, seen):
+            for minute, kin in minutes.get(edge.parent_key, {}).items():
+                if seen != kin and self._old(edge, seen):
                     found.append(edge._replace(minute=minute))
         return _page(found, after, most)
 
     def _edges(self, part: Part) -> Iterator[tuple[Edge, Row, str]]:
-        """Each edge of a partition, the child's row, and the version of the parent that it looked at."""
+        """Each edge of a partition, the child's row, and what of the parent it looked at."""
         for row in self._store.rows("runs"):
             if (row["topic"], row["partition"]) == tuple(part):
                 for parent, seen in zip(row.get("parents", ()), row.get("parents_seen", ()), strict=False):
@@ -59,7 +59,7 @@ class MemoryLineages(MemorySweeps):
 
     def _old(self, edge: Edge, seen: str) -> bool:
         now = [r for r in self._store.rows("runs") if (r["workspace"], r["run_id"]) == edge.parent_key]
-        return seen != (str(now[0]["_version"]) if now else "")
+        return seen != (kin_of(now[0]).version if now else "")
 
 
 def _page(found: list[Edge], after: Edge, most: int) -> Page:

@@ -162,7 +162,7 @@ class Comparison:
 
         What parents showed is taken as the row has it; `Lineages` holds that against the parents.
         """
-        opinions, part = self._rules.opinions, self._reach.part
+        opinions, part, state = self._rules.opinions, self._reach.part, self._refold.made_whole(state)
         if row is not None and row["parents"]:
             reasons = tuple(code for code in row["verdict_reasons"] if code in lineage.REASONS)
             recorded = Lineage(row["verdict_lineage"], reasons, tuple(row["parents_seen"]))
