@@ -106,8 +106,9 @@ def run_call(doc: dict[str, Any], at_s: float) -> Call:
         own = terms(doc["metadata"], {})
         said = Terms(said[0], said[1] or own[1], said[2] or own[2])
     given, output, read, write, total = ledger.run_tokens(doc)
-    names = (doc.get("provider"), cost.get("model") or doc.get("model"))
-    return Call(*names, given, output, read, write, total, *said, at_s)
+    provider, model = doc.get("provider"), cost.get("model") or doc.get("model")
+    life, tier, meant = said
+    return Call(provider, model, given, output, read, write, total, life, tier, meant, at_s)
 
 
 def bill_of(doc: dict[str, Any], steps: Sequence[Call], at_s: float, reported: Decimal | None = None) -> Bill:

@@ -125,8 +125,23 @@ def _judge(bill: Bill, book: PriceBook, sheet: Sheet | None, preference: Sequenc
     status = next(status for status in STATUSES if status in sheet.statuses)
     convention, evidence = _decision(sheet.decisions)
     difference, share, kind = _difference(sheet, computed, reported)
-    found: tuple[Any, ...] = (computed, lo, hi, known.get(source), source, status, sheet.basis, convention, evidence)
-    return Priced(*found, book.digest, sheet.as_of, difference, share, kind, _tokens(sheet))
+    return Priced(
+        computed,
+        lo,
+        hi,
+        known.get(source),
+        source,
+        status,
+        sheet.basis,
+        convention,
+        evidence,
+        book.digest,
+        sheet.as_of,
+        difference,
+        share,
+        kind,
+        _tokens(sheet),
+    )
 
 
 def _amounts(sheet: Sheet) -> tuple[Decimal | None, Decimal | None, Decimal | None]:
