@@ -15,7 +15,6 @@ from agentrun_stream.cli.output import Output, OutputOption, as_json, table, wri
 from agentrun_stream.errors import ConfigError, UsageError
 from agentrun_stream.pricing import pricefile
 from agentrun_stream.pricing.book import METERS, PER_MILLION, PriceBook, Prices, Rates
-from agentrun_stream.pricing.books import open_book
 from agentrun_stream.pricing.pricefile import Discount, Entry
 
 app = typer.Typer(name="prices", help="Prices of models.", no_args_is_help=True)
@@ -45,6 +44,8 @@ def show(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what a model costs at a date, in dollars per million tokens."""
+    from agentrun_stream.pricing.books import open_book  # noqa: PLC0415 - the prices take 0.2 s; only this needs them
+
     book = open_book(None if file is None else _text(file))
     rates = book.rates(provider, model, moment_s(at), tier)
     if isinstance(rates, str):

@@ -1,6 +1,6 @@
 """What a price book answers: unit prices of a model at a time, with their tiers; and the promise of every book.
 
-Must not live here: where prices come from (genai.py, overrides.py), counts, multiplication (bill.py).
+Must not live here: where prices come from (genai.py, overrides.py), counts, multiplication (sheet.py).
 """
 
 from dataclasses import dataclass
@@ -83,6 +83,11 @@ def tier_name(tier: str | None) -> str:
     """A service tier's name for comparing; empty for the standard one."""
     name = (tier or "").strip().lower()
     return "" if name in STANDARD else name
+
+
+def too_long(*names: str | None) -> bool:
+    """Whether a name is longer than any that a book knows: it is not looked up, and not remembered."""
+    return any(name is not None and len(name) > NAME_CHARS_MAX for name in names)
 
 
 def with_fallbacks(prices: Prices) -> Prices:

@@ -29,7 +29,6 @@ from genai_prices.types import (
 from agentrun_stream.pricing.book import (
     CACHE_ENTRIES_MAX,
     CONTEXT_UNPRICED,
-    NAME_CHARS_MAX,
     PER_MILLION,
     UNKNOWN_MODEL,
     UNKNOWN_PROVIDER,
@@ -37,6 +36,7 @@ from agentrun_stream.pricing.book import (
     Prices,
     Rates,
     tier_name,
+    too_long,
     with_fallbacks,
 )
 
@@ -89,6 +89,8 @@ class GenaiBook:
         key = (provider, model, day, tier)
         found = self._cache.get(key)
         if found is None:
+            if too_long(provider, model, tier):
+                return UNKNOWN_MODEL
             if len(self._cache) >= CACHE_ENTRIES_MAX:
                 self._forget()
             found = self._cache[key] = self._resolve(provider, model, day, tier_name(tier))
@@ -98,9 +100,9 @@ class GenaiBook:
         return found
 
     def _resolve(self, provider: str | None, model: str | None, day: int, tier: str) -> Rates | str | Timed:
-        if provider is not None and (len(provider) > NAME_CHARS_MAX or not self._knows(provider)):
+        if provider is not None and not self._knows(provider):
             return UNKNOWN_PROVIDER
-        if not model or len(model) > NAME_CHARS_MAX:
+        if not model:
             return UNKNOWN_MODEL
         try:
             owner, info = self._snapshot.find_provider_model(model, None, provider, None)
@@ -127,8 +129,7 @@ def rates_of(owner: Provider, info: ModelInfo, at: datetime, tier: str) -> Rates
     now = _rates(owner, info, at, tier)
     if isinstance(now, str):
         return now
-    starts = sorted({c.start_date for c in constraints(info) if isinstance(c, StartDateConstraint)}, reverse=True)
-    for start in starts:
+    for start in reversed(change_dates(info)):
         if start > at.date():
             continue
         earlier = _rates(owner, info, datetime.combine(start - timedelta(days=1), at.timetz()), tier)

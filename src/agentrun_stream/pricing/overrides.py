@@ -16,6 +16,7 @@ from agentrun_stream.pricing.book import (
     Prices,
     Rates,
     tier_name,
+    too_long,
     with_fallbacks,
 )
 from agentrun_stream.pricing.pricefile import Discount, Entry, Overrides
@@ -54,6 +55,8 @@ class OverriddenBook:
         key = (provider, model, day, tier, base)
         found = self._cache.get(key)
         if found is None:
+            if too_long(provider, model, tier):
+                return base
             if len(self._cache) >= CACHE_ENTRIES_MAX:
                 self._cache.clear()
             asked = _asked((provider, known), model, base, (tier_name(tier), day))
@@ -104,13 +107,13 @@ def _priced(entry: Entry, asked: Asked, base: Rates | str) -> Rates:
     """
     held = Prices(None, None, None, None, None) if isinstance(base, str) else base.base
     own = _over(entry.prices, held)
-    steps = tuple((above, _over(prices, own)) for above, prices in entry.steps)
+    steps = tuple((above, with_fallbacks(_over(prices, own))) for above, prices in entry.steps)
     if isinstance(base, Rates):
         provider, model = base.provider, base.model
     else:
         provider, model = entry.provider or next(iter(asked.providers), ""), asked.models[0]
     source = f"{SOURCE} price {entry.number}"
-    return Rates(provider, model, source, own, steps, contract=entry.contract)
+    return Rates(provider, model, source, with_fallbacks(own), steps, contract=entry.contract)
 
 
 def _over(prices: Prices, held: Prices) -> Prices:
@@ -118,8 +121,7 @@ def _over(prices: Prices, held: Prices) -> Prices:
     given, read, five, hour, output, request = prices
     hour = five if hour is None else hour
     stated = (given, read, five, hour, output, request)
-    merged = [h if own is None else own for own, h in zip(stated, held, strict=True)]
-    return with_fallbacks(Prices(*merged))
+    return Prices(*(h if own is None else own for own, h in zip(stated, held, strict=True)))
 
 
 def _discounted(discount: Discount, listed: Rates) -> Rates:
