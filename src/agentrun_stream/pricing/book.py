@@ -3,7 +3,7 @@
 Must not live here: where prices come from (genai.py, overrides.py), counts, multiplication (sheet.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, NamedTuple, Protocol
 
@@ -40,7 +40,8 @@ class Rates:
     """The prices of one model, as they stand at one time and service tier.
 
     `steps` are (tokens, prices), rising: above so many input tokens, cached ones included, all meters cost that much.
-    `listed` are the prices before a discount, `before` those in force before the last change of price.
+    `listed` are the prices before a discount, `before` those in force before the last change of price. `complete` says that
+    no meter is without a price.
     """
 
     provider: str
@@ -51,6 +52,11 @@ class Rates:
     contract: bool = False
     listed: "Rates | None" = None
     before: "Rates | None" = None
+    complete: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Meters fall back on others, so no meter lacks a price where the base has them all.
+        object.__setattr__(self, "complete", None not in self.base)
 
     def level(self, input_tokens: int) -> int:
         """Which step applies to a request with so many input tokens; 0 is the base."""

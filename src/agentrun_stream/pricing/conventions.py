@@ -61,15 +61,19 @@ def decide(
     What it or its run declares; its producer's profile; its own sums; the default of the `owner` (provider, model) of its
     price.
     """
+    cached = call.cache_read_tokens or call.cache_write_tokens
+    return evident(declared, profiled, cached) or _by_sums(call) or _by_provider(*owner)
+
+
+def evident(declared: str | None, profiled: Decision | None, cached: int | None) -> Decision | None:
+    """What is clear without a look at sums and names: what is declared or known of the producer, and where nothing is cached."""
     if declared is not None:
         return _DECLARED[declared]
-    return profiled or _by_sums(call) or _by_provider(*owner)
+    return profiled or (None if cached else _NO_CACHE)
 
 
 def _by_sums(call: Call) -> Decision | None:
     cached = (call.cache_read_tokens or 0) + (call.cache_write_tokens or 0)
-    if not cached:
-        return _NO_CACHE
     given, total = call.input_tokens or 0, call.total_tokens
     if total is not None:
         spoken = given + (call.output_tokens or 0)

@@ -101,8 +101,13 @@ def explain(bill: Bill, book: PriceBook, preference: Sequence[str] = PREFERENCE)
     priced = _judge(bill, book, sheet, preference)
     if sheet is None:
         return Explanation(priced, (), ())
-    unpriced = sorted(sheet.unpriced, key=lambda u: (u.provider or "", u.model or "", u.status, u.at_s, u.counts or ()))
+    unpriced = sorted(sheet.unpriced, key=_order)
     return Explanation(priced, _lines(sheet), tuple(unpriced))
+
+
+def _order(call: Unpriced) -> tuple[Any, ...]:
+    names = (call.provider or "", call.model or "", call.service_tier or "", call.status)
+    return *names, call.at_s, call.counts or (), call.partly
 
 
 def columns(priced: Priced) -> dict[str, Any]:
@@ -196,7 +201,15 @@ def _lines(sheet: Sheet) -> tuple[Line, ...]:
         for (provider, model, meter, unit, listed, source, above), quantity in quantities.items()
     ]
     lines.sort(
-        key=lambda x: (x.provider, x.model, METERS.index(x.meter), x.above or 0, x.unit_price, x.source, x.list_price)
+        key=lambda x: (
+            x.provider,
+            x.model,
+            METERS.index(x.meter),
+            -1 if x.above is None else x.above,
+            x.unit_price,
+            x.source,
+            x.list_price,
+        )
     )
     exact = sheet.total()
     rest = EXACT.subtract(money.rounded(exact), exact)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from agentrun_stream.model.usage import EXCLUSIVE, INCLUSIVE, UNKNOWN, Bill, Buckets, Call
 from agentrun_stream.pricing import conventions
-from agentrun_stream.pricing.book import CONTEXT_UNPRICED, OK, UNKNOWN_MODEL, ZERO, PriceBook, Prices, Rates
+from agentrun_stream.pricing.book import CONTEXT_UNPRICED, METERS, OK, UNKNOWN_MODEL, ZERO, PriceBook, Prices, Rates
 from agentrun_stream.pricing.conventions import Decision
 
 INCONSISTENT: Final = "inconsistent_usage"
@@ -86,9 +86,49 @@ def fill(bill: Bill, book: PriceBook) -> Sheet | None:
         return None
     sheet = Sheet(BY_STEPS if calls else BY_AGGREGATE)
     profiled = conventions.profile(bill.runtime, bill.runtime_version)
-    for call in calls or (bill.run,):
+    for call in _add_plain(sheet, calls, bill.run, book, profiled) if calls else (bill.run,):
         _add(sheet, call, _rates(call, bill.run, book), (bill.run, profiled))
     return sheet
+
+
+def _add_plain(sheet: Sheet, calls: list[Call], run: Call, book: PriceBook, profiled: Decision | None) -> list[Call]:
+    """Count the calls that leave nothing to be weighed; return the others, for `_add`, which would count these the same.
+
+    Written for speed: 1 us a call, where `_add` takes 3, and a run may have thousands.
+    """
+    others: list[Call] = []
+    groups, rates_of, as_of = sheet.groups, book.rates, sheet.as_of
+    run_provider, run_model, run_tier, run_meant = run.provider, run.model, run.service_tier, run.convention
+    for call in calls:
+        provider, model, given, output, read, write, _, longer, tier, meant, at_s = call
+        rates = rates_of(provider or run_provider, model or run_model, at_s, tier or run_tier)
+        decision = conventions.evident(meant or run_meant, profiled, read or write)
+        if isinstance(rates, str) or decision is None or not rates.complete or given is None or output is None:
+            others.append(call)
+            continue
+        read, write, longer = read or 0, write or 0, longer or 0
+        cached = read + write
+        if decision.convention == INCLUSIVE:
+            given -= cached
+        if given < 0 or longer > write:
+            others.append(call)
+            continue
+        key = (rates, rates.level(given + cached) if rates.steps else 0)
+        counts = groups.get(key)
+        if counts is None:
+            counts = groups[key] = [0] * len(METERS)
+            sheet.statuses.add(OK)
+        counts[0] += given
+        counts[1] += read
+        counts[2] += write - longer
+        counts[3] += longer
+        counts[4] += output
+        counts[5] += 1
+        sheet.decisions.add(decision)
+        if at_s > as_of:  # noqa: PLR1730 - twice as fast as max()
+            as_of = at_s
+    sheet.as_of = as_of
+    return others
 
 
 def _rates(call: Call, run: Call, book: PriceBook) -> Rates | str:
@@ -132,11 +172,10 @@ def _readings(call: Call, convention: str) -> list[Buckets]:
 
 
 def _count(sheet: Sheet, rates: Rates, readings: list[Buckets]) -> None:
-    chosen, level = readings[0], 0
-    if len(readings) > 1 or (rates.steps and sheet.basis == BY_AGGREGATE):
+    chosen = readings[0]
+    level = rates.level(input_of(chosen)) if rates.steps else 0
+    if len(readings) > 1 or (level and sheet.basis == BY_AGGREGATE):
         chosen, level = _span(sheet, rates, readings)
-    elif rates.steps:
-        level = rates.level(input_of(chosen))
     if sheet.basis == BY_AGGREGATE and rates.base.request:
         sheet.above = None  # how many requests it was is not known
         sheet.statuses.add(TIER_AMBIGUOUS)
@@ -171,9 +210,7 @@ def _lacking(call: Call, rates: Rates, counts: Buckets) -> str | None:
         call.output_tokens is None and prices.output is not None and prices.output != ZERO
     ):
         return INCONSISTENT
-    if (prices.input_uncached is None or prices.output is None) and any(
-        price is None and count for price, count in zip(prices, counts, strict=False)
-    ):
+    if not rates.complete and any(price is None and count for price, count in zip(prices, counts, strict=False)):
         return CONTEXT_UNPRICED
     return None
 
