@@ -64,10 +64,9 @@ class Sheet:
 def amount(prices: Prices, counts: Counts) -> Decimal:
     """What the counts come to, those without a price left out."""
     found = ZERO
-    multiply, plus = EXACT.multiply, EXACT.add
     for price, count in zip(prices, counts, strict=True):
         if count and price is not None:
-            found = plus(found, multiply(price, count))
+            found = EXACT.fma(price, count, found)
     return found
 
 
