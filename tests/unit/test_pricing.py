@@ -152,6 +152,16 @@ def test_a_total_of_many_requests_may_have_passed_a_tier() -> None:
     assert (small.price_status, small.cost_hi) == ("ok", small.cost_computed)
 
 
+def test_a_fee_per_request_leaves_a_total_without_upper_bound() -> None:
+    """Nobody knows how many requests a total was; at least one. Steps are one each."""
+    one = call("perplexity", "sonar", 1_000_000, 0)
+    whole, by_step = total(one), steps(one, one)
+    assert (whole.priced.price_status, whole.priced.cost_hi) == ("tier_ambiguous", None)
+    assert [line.quantity for line in whole.lines if line.meter == "request"] == [1]
+    assert [line.quantity for line in by_step.lines if line.meter == "request"] == [2]
+    assert by_step.priced.cost_hi == by_step.priced.cost_computed == 2 * (whole.priced.cost_computed or 0)
+
+
 def test_a_step_inherits_from_its_run_what_it_does_not_say() -> None:
     """Provider and model of the run, unless the step's model can only be another provider's."""
     run = call("anthropic", "claude-3-7-sonnet-20250219", None, None)
