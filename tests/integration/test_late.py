@@ -22,7 +22,7 @@ pytestmark = pytest.mark.stack
 
 WEEK_S = 7 * 86_400
 USAGE = {"usage": {"model": "m", "input_tokens": 3, "output_tokens": 4}}
-MOVES = frozenset({"revision", "last_event_at", "projected_at"})  # with every change of a closed run
+MOVES = frozenset({"revision", "last_event_at", "projected_at", "judged_at"})  # with every change of a closed run
 
 
 @dataclass(frozen=True)
