@@ -21,19 +21,22 @@ from structlog.typing import FilteringBoundLogger
 from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
 from agentrun_stream.codec.cloudevents import Route
-from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap
+from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap, load_budgets, load_rules
 from agentrun_stream.ports import Part
 from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.retention import Expiry, Removal
+from agentrun_stream.runtime.signals.gauges import Gauges
+from agentrun_stream.runtime.signals.refresher import Opinions, SignalRefresher
 from agentrun_stream.runtime.sweep import Duty, LeaseRules, Leases, Sweeper, SweepReport
 from agentrun_stream.runtime.worker import Worker, WorkerOptions, World
 from agentrun_stream.store import migrate
 from agentrun_stream.store import settings as stored_settings
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
+from agentrun_stream.store.signals import ClickHouseSignals
 from agentrun_stream.store.sweeps import ClickHouseSweeps, Horizons
 from agentrun_stream.store.windows import ClickHouseWindows
 from agentrun_stream.telemetry.endpoint import Endpoint
@@ -160,6 +163,18 @@ def build_sweeper(
     return sweeper
 
 
+def build_signals(settings: Settings, publisher: KafkaPublisher, metrics: Metrics) -> SignalRefresher:
+    """What watches agents beside a worker's loop. Raises ConfigError where a rule or a budget is wrong."""
+    options = settings.signals
+    return SignalRefresher(
+        ClickHouseSignals(store_address(settings)),
+        publisher,
+        SystemClock(),
+        Opinions(load_rules(options), load_budgets(options), options.every_s),
+        Gauges(metrics, options.series_max),
+    )
+
+
 def shared_settings(settings: Settings) -> dict[str, str]:
     """The settings that decide what is stored, as text: the same for every worker of a store."""
     mapping = ",".join(f"{topic}={name}" for topic, name in sorted(settings.workspaces.items()))
@@ -185,6 +200,8 @@ async def run_worker(
     metrics = Metrics(registry, settings.events_topics)
     worker = build_worker(settings, metrics, log, resume=resume)
     first = Part(settings.events_topics[0], 0)
+    questions = KafkaPublisher(kafka, settings.worker.group)
+    signals = build_signals(settings, questions, metrics)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
     endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)
     url = endpoint.start()
@@ -203,7 +220,7 @@ async def run_worker(
     sys.setswitchinterval(_SWITCH_S)
     background = asyncio.ensure_future(refresher.run())
     collector = asyncio.ensure_future(_collect_now_and_then())
-    questions = KafkaPublisher(kafka, settings.worker.group)
+    watching = asyncio.ensure_future(signals.run(lambda: first in worker.members.parts))
     sweeping = asyncio.ensure_future(build_sweeper(settings, worker, questions, metrics, log).run())
     watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None
     try:
@@ -213,7 +230,7 @@ async def run_worker(
             watcher.cancel()
         refresher.stop()
         await background
-        for task in (sweeping, collector):
+        for task in (sweeping, watching, collector):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -1,0 +1,242 @@
+"""Keeps `closings`: the closed runs of each agent in append order, brought up to date from rows new to `settlements`.
+
+The order of an agent's runs is (append time, topic, partition, offset) of the event that last changed the run's own object, which
+is its closing unless it was corrected or told again. Steps and evals that come later move nothing. So a run counts once, as it
+stands now: a correction takes it from its place and puts it where the correction stands, and one that is open again is not there.
+All of that is said by the run's object alone, so what is read here depends on the log and on nothing else: not on how many
+workers there were, where batches were cut or what died, and no watermark is needed, because nothing here only moves forward.
+Must not live here: e-values (processors/signals/), when a pass is due (runtime/).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from clickhouse_connect.driver.client import Client
+
+from agentrun_stream.store.client import execute
+from agentrun_stream.store.reader import rows_of
+from agentrun_stream.store.sql import INSERT_SETTINGS, literal
+from agentrun_stream.store.windows import CLOSED_BITS, Book, Interval, Parts, Place, joined, minus
+
+SOURCE: Final = "settlements"
+NEW_ROWS_MAX: Final = 200_000
+PROGRESS_ROWS_MAX: Final = 64
+RECENT_RUNS: Final = 20
+AGENTS_MAX: Final = 500  # of a query
+
+_BOOK: Final = f"""
+SELECT 'part', 0, table, partition_id, toUInt64(min_block_number), toUInt64(max_block_number), rows
+FROM system.parts WHERE active AND database = currentDatabase() AND table = '{SOURCE}'
+UNION ALL
+SELECT 'seen', epoch, source, partition_id, first, last, 0 FROM signal_progress
+"""
+_BEGIN: Final = """
+INSERT INTO signal_progress (epoch, source, partition_id, first, last, refreshed_at)
+SELECT greatest({least}, (SELECT max(intDiv(_version, {unit})) FROM signals WHERE signal = 'failures') + 1), '', '', 0, 0,
+    now64(3)
+"""
+_RECORD: Final = """
+INSERT INTO signal_progress (epoch, source, partition_id, first, last, refreshed_at)
+SELECT {epoch}, {source}, {partition}, block.1, block.2, now64(3) FROM (SELECT arrayJoin({blocks}) AS block)
+"""
+_FORGET: Final = "ALTER TABLE signal_progress DELETE WHERE epoch < {epoch} OR (epoch = {epoch} AND ({gone}))"
+_NEW: Final = f"""
+SELECT workspace, run_id FROM {SOURCE}
+WHERE _partition_id = {{partition}}
+    AND toUInt64(splitByChar('_', _part)[3]) >= {{low}} AND toUInt64(splitByChar('_', _part)[2]) <= {{high}}
+    AND arrayExists(i -> _block_number BETWEEN i.1 AND i.2, {{blocks}})
+"""
+_COLUMNS: Final = (
+    "workspace, agent_id, run_id, git_commit, config_hash, status, appended_at, topic, partition, offset, _version"
+)
+# Not FINAL, see reader.py. A run that expired has no such object any more: what stands of it in closings stays.
+_TAKE_IN: Final = f"""
+INSERT INTO closings ({_COLUMNS})
+SELECT workspace, JSONExtractString(doc, 'agent_id'), run_id, JSONExtractString(doc, 'git_commit'),
+    JSONExtractString(doc, 'provenance', 'config_hash'),
+    multiIf(closed_by = '', '', closed_by = 'lease', 'timeout', JSONExtractString(doc, 'status')),
+    _appended_at, _topic, _partition, _offset, _version
+FROM
+(
+    SELECT workspace, run_id, ifNull(doc, '') AS doc, JSONExtractString(ifNull(extra, ''), 'closed_by') AS closed_by,
+        _appended_at, _topic, _partition, _offset, _version
+    FROM run_objects WHERE kind = 'run' AND (workspace, run_id) IN ({{new}})
+    ORDER BY _version DESC LIMIT 1 BY workspace, run_id
+)
+"""
+# A run that names another agent now leaves a void row with the former, as settlements do with minutes.
+_VOID: Final = f"""
+INSERT INTO closings ({_COLUMNS})
+SELECT workspace, agent_id, run_id, '', '', '', toDateTime64(0, 3, 'UTC'), '', 0, 0, newest
+FROM
+(
+    SELECT workspace, run_id, agent_id, max(_version) AS held, max(held) OVER (PARTITION BY workspace, run_id) AS newest
+    FROM closings WHERE (workspace, run_id) IN ({{new}}) GROUP BY workspace, run_id, agent_id
+)
+WHERE held < newest
+"""
+_TOUCHED: Final = """
+SELECT DISTINCT workspace, agent_id FROM closings WHERE (workspace, run_id) IN ({new}) ORDER BY workspace, agent_id
+"""
+_PLACE: Final = ("appended_at", "topic", "partition", "offset", "run_id")
+_ORDER: Final = ", ".join(_PLACE)
+_LAST_FIRST: Final = ", ".join(f"{column} DESC" for column in _PLACE)
+# Of every version that one of the agent's last runs had: the runs of its current stretch, in order.
+_PROCESSES: Final = f"""
+SELECT workspace, agent_id, git_commit, config_hash, any(complete), groupArray(status)
+FROM
+(
+    SELECT workspace, agent_id, git_commit, config_hash, status,
+        intDiv(total - 1, {{stretch}}) AS complete, nth > complete * {{stretch}} AS current
+    FROM
+    (
+        SELECT *, min(back) OVER version AS newest, count() OVER version AS total,
+            row_number() OVER (PARTITION BY workspace, agent_id, git_commit, config_hash ORDER BY {_ORDER}) AS nth
+        FROM
+        (
+            SELECT *, row_number() OVER (PARTITION BY workspace, agent_id ORDER BY {_LAST_FIRST}) AS back
+            FROM closings FINAL WHERE (workspace, agent_id) IN ({{agents}}) AND status NOT IN ('', 'cancelled')
+        )
+        WINDOW version AS (PARTITION BY workspace, agent_id, git_commit, config_hash)
+    )
+    WHERE newest <= {RECENT_RUNS}
+    ORDER BY workspace, agent_id, git_commit, config_hash, nth
+)
+WHERE current
+GROUP BY workspace, agent_id, git_commit, config_hash
+ORDER BY workspace, agent_id, git_commit, config_hash
+"""
+_FIRST: Final = f"""
+SELECT workspace, agent_id, groupArray(status)
+FROM
+(
+    SELECT workspace, agent_id, status
+    FROM closings FINAL WHERE (workspace, agent_id) IN ({{agents}}) AND status NOT IN ('', 'cancelled')
+    ORDER BY workspace, agent_id, {_ORDER} LIMIT {{learn}} BY workspace, agent_id
+)
+GROUP BY workspace, agent_id
+"""
+_CANCELLED: Final = """
+SELECT workspace, agent_id, count() FROM closings FINAL
+WHERE (workspace, agent_id) IN ({agents}) AND status = 'cancelled' GROUP BY workspace, agent_id
+"""
+
+AgentKey = tuple[str, str]
+
+
+class Version(NamedTuple):
+    """A version of an agent: complete stretches before the current one, and the statuses of that, in order."""
+
+    git_commit: str
+    config_hash: str
+    complete: int
+    statuses: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the failure process needs of an agent: its first closed runs, the versions of its last ones; apart the cancelled."""
+
+    first: Sequence[str]
+    versions: Sequence[Version]
+    cancelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Rows new to settlements, not yet in closings: `version` is that of what is written after taking them in."""
+
+    epoch: int
+    version: int
+    blocks: Mapping[Place, Sequence[Interval]]
+    new: Mapping[Place, Sequence[Interval]]
+    more: bool
+
+
+def news(client: Client, rows_max: int = NEW_ROWS_MAX) -> News:
+    """What is new. The version is the number of closed block numbers, for the reasons given in `windows._sum`.
+
+    Of two passes the one that read more wins, and whatever it lacks is noted by nobody and touches its agents again.
+    """
+    book = _read(client)
+    if not book.epoch or (book.went_back() and _read(client).went_back()):
+        execute(client, _BEGIN.format(least=book.epoch + 1, unit=1 << CLOSED_BITS), INSERT_SETTINGS)
+        book = _read(client)
+    taken, more = book.new(rows_max)
+    unseen = {place: minus(blocks, joined(book.seen.get(place, ()))) for place, blocks in taken.items()}
+    closed = sum(book.closed(place) for place in {*book.parts, *book.seen})
+    _compact(client, book)
+    return News(book.epoch, (book.epoch << CLOSED_BITS) + closed, taken, unseen, more)
+
+
+def take_in(client: Client, found: News) -> list[AgentKey]:
+    """Bring closings up to date; return the agents concerned. Done again it changes nothing."""
+    touched: set[AgentKey] = set()
+    for place, blocks in found.new.items():
+        new = _NEW.format(
+            partition=literal(place.partition),
+            low=min(i.first for i in blocks),
+            high=max(i.last for i in blocks),
+            blocks=_array(blocks),
+        )
+        for sql in (_TAKE_IN, _VOID):
+            execute(client, sql.format(new=new), INSERT_SETTINGS)
+        touched.update((row[0], row[1]) for row in rows_of(client, _TOUCHED.format(new=new)))
+    return sorted(touched)
+
+
+def record(client: Client, found: News) -> None:
+    """Note that closings and what was made of them contain these rows."""
+    for place, blocks in found.blocks.items():
+        given = {"source": literal(place.source), "partition": literal(place.partition), "epoch": found.epoch}
+        execute(client, _RECORD.format(**given, blocks=_array(joined(blocks))), INSERT_SETTINGS)
+
+
+def histories(
+    client: Client, agents: Sequence[AgentKey], stretch: int, learn: int
+) -> Iterator[tuple[AgentKey, History]]:
+    """The histories of these agents; one without closed runs has an empty one."""
+    for start in range(0, len(agents), AGENTS_MAX):
+        some = agents[start : start + AGENTS_MAX]
+        given = {"agents": ", ".join(f"({literal(w)}, {literal(a)})" for w, a in some)}
+        first = {(w, a): statuses for w, a, statuses in rows_of(client, _FIRST.format(**given, learn=learn))}
+        cancelled = {(w, a): count for w, a, count in rows_of(client, _CANCELLED.format(**given))}
+        versions: dict[AgentKey, list[Version]] = {}
+        for workspace, agent_id, *version in rows_of(client, _PROCESSES.format(**given, stretch=stretch)):
+            versions.setdefault((workspace, agent_id), []).append(Version(*version))
+        for key in some:
+            yield key, History(first.get(key, ()), versions.get(key, ()), cancelled.get(key, 0))
+
+
+def _read(client: Client) -> Book:
+    book = Book()
+    rows = list(rows_of(client, _BOOK))
+    book.epoch = max((row[1] for row in rows), default=0)
+    for kind, epoch, source, partition, first, last, count in rows:
+        place, blocks = Place(source, partition), Interval(first, last)
+        if kind == "part":
+            book.parts.setdefault(place, []).append(Parts(blocks, count))
+        elif epoch == book.epoch and source:
+            book.seen.setdefault(place, []).append(blocks)
+    return book
+
+
+def _compact(client: Client, book: Book) -> None:
+    """Join neighbours and forget older epochs. Nobody but a pass reads them, so one record may take the place of many."""
+    if sum(len(seen) - len(joined(seen)) for seen in book.seen.values()) <= PROGRESS_ROWS_MAX:
+        return
+    gone = ["0"]
+    for place, seen in book.seen.items():
+        kept = joined(seen)
+        if longer := [i for i in kept if i not in seen]:
+            given = {"source": literal(place.source), "partition": literal(place.partition), "epoch": book.epoch}
+            execute(client, _RECORD.format(**given, blocks=_array(longer)), INSERT_SETTINGS)
+        places = f"source = {literal(place.source)} AND partition_id = {literal(place.partition)}"
+        covered = ", ".join(f"({i.first}, {i.last})" for i in sorted(set(seen).difference(kept)))
+        gone += [f"({places} AND (first, last) IN ({covered}))"] if covered else []
+    execute(client, _FORGET.format(epoch=book.epoch, gone=" OR ".join(gone)), {"mutations_sync": 1})
+
+
+def _array(intervals: Sequence[Interval]) -> str:
+    return f"CAST([{', '.join(f'({i.first}, {i.last})' for i in intervals)}] AS Array(Tuple(UInt64, UInt64)))"
