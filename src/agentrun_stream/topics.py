@@ -66,7 +66,7 @@ TOPICS: Final = (
         BUDGETS,
         "period/workspace[/agent]",
         "what is spent of each budget, compacted; for gateways that enforce it",
-        1,
+        4,
         {"cleanup.policy": "compact"},
     ),
 )
