@@ -112,7 +112,7 @@ def test_workspaces_are_held_against_their_own_rules(made: Lane, tmp_path: Path)
         ("strict", "agent-1", "budget_day"): "ok",
         ("lax", "", "budget_month"): "ok",
     }
-    soon(lambda: all_counted(made, "strict") and all_counted(made, "lax"), what="a pass over everything")
+    soon(lambda: all_counted(made, "strict") and all_counted(made, "lax"), timeout_s=90, what="a pass over everything")
     soon(lambda: {k: level for k, (level, _) in signals(made).items()} == levels, what="the signals")
     found = {key: state for key, (_, state) in signals(made).items()}
     assert found["strict", "agent-1", "velocity"] == {
@@ -159,7 +159,11 @@ def test_workspaces_are_held_against_their_own_rules(made: Lane, tmp_path: Path)
         ("lax", "agent-1", "loops"): "over",
         ("lax", "", "budget_month"): "over",
     }
-    soon(lambda: {k: level for k, (level, _) in signals(made).items()} == after, what="the signals under other rules")
+    soon(
+        lambda: {k: level for k, (level, _) in signals(made).items()} == after,
+        timeout_s=90,
+        what="the signals under other rules",
+    )
     told = published(made)
     assert told[b"month/strict"] is told[b"day/strict/agent-1"] is None
     assert (told[b"month/lax"] or {})["limit"] == "10"
@@ -176,7 +180,7 @@ def test_recorded_runs_that_loop_did_not_succeed(agentrun_stack: Stack, tmp_path
         made.produce(AIRLINE.read_bytes().splitlines())
         made.start()
         made.wait()
-        soon(lambda: sum(len(state["runs"]) for _, state in signals(made, "loops").values()) == 7, what="the loops")
+        soon(lambda: sum(len(state["runs"]) for _, state in signals(made, "loops").values()) == 7, 90, "the loops")
         flagged = [run for _, state in signals(made, "loops").values() for run in state["runs"]]
         names = ", ".join(f"'{run['run_id']}'" for run in flagged)
         ended = made.rows(f"SELECT outcome, count() AS n FROM runs_latest WHERE id IN ({names}) GROUP BY outcome")
@@ -204,7 +208,9 @@ def test_spent_is_exact(agentrun_stack: Stack, tmp_path: Path) -> None:
         made.start()
         made.wait()
         soon(
-            lambda: [s["spent"] for _, s in signals(made, "budget_day").values()] == ["0.0001"], what="the whole amount"
+            lambda: [s["spent"] for _, s in signals(made, "budget_day").values()] == ["0.0001"],
+            timeout_s=90,
+            what="the whole amount",
         )
         ((level, state),) = signals(made, "budget_day").values()
         assert (level, Decimal(state["spent"]) == Decimal(state["limit"])) == ("warn", True)

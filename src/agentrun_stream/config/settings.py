@@ -182,7 +182,7 @@ class SignalSettings(_Section):
     rules: Path | None = _setting(None, "path", "TOML file with the rules of each workspace; unset: defaults for all.")
     budgets: Path | None = _setting(None, "path", "TOML file with the budgets of workspaces and agents; unset: none.")
     every_s: float = _setting(
-        15.0, "s", "Pause between two passes; longer where a pass costs more than a tenth of it.", ge=0.1, le=3_600
+        15.0, "s", "Pause between two passes; longer where a pass takes more than a fifth of it.", ge=0.1, le=3_600
     )
     series_max: int = _setting(200, "series", "Most agents shown by one gauge: those with the highest value.", ge=1)
 

@@ -8,6 +8,7 @@ workers there were, where batches were cut or what died, and no watermark is nee
 Must not live here: e-values (processors/signals/), when a pass is due (runtime/).
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -20,7 +21,7 @@ from agentrun_stream.store.sql import INSERT_SETTINGS, literal
 from agentrun_stream.store.windows import CLOSED_BITS, Book, Interval, Parts, Place, joined, minus
 
 SOURCE: Final = "settlements"
-NEW_ROWS_MAX: Final = 200_000
+BLOCKS_MAX: Final = 500  # inserts into settlements that one statement takes in
 PROGRESS_ROWS_MAX: Final = 64
 RECENT_RUNS: Final = 20
 AGENTS_MAX: Final = 100  # of a query
@@ -50,7 +51,8 @@ WHERE _partition_id = {{partition}}
 _COLUMNS: Final = (
     "workspace, agent_id, run_id, git_commit, config_hash, status, appended_at, topic, partition, offset, _version"
 )
-# Not FINAL, see reader.py. A run that expired has no such object any more: what stands of it in closings stays.
+# Older versions of an object may come along: they lose in closings too. A run that expired has no such object any more: what
+# stands of it in closings stays.
 _TAKE_IN: Final = f"""
 INSERT INTO closings ({_COLUMNS})
 SELECT workspace, JSONExtractString(doc, 'agent_id'), run_id, JSONExtractString(doc, 'git_commit'),
@@ -59,10 +61,9 @@ SELECT workspace, JSONExtractString(doc, 'agent_id'), run_id, JSONExtractString(
     _appended_at, _topic, _partition, _offset, _version
 FROM
 (
-    SELECT workspace, run_id, ifNull(doc, '') AS doc, JSONExtractString(ifNull(extra, ''), 'closed_by') AS closed_by,
+    SELECT workspace, run_id, ifNull(o.doc, '') AS doc, JSONExtractString(ifNull(o.extra, ''), 'closed_by') AS closed_by,
         _appended_at, _topic, _partition, _offset, _version
-    FROM run_objects WHERE kind = 'run' AND (workspace, run_id) IN ({{new}})
-    ORDER BY _version DESC LIMIT 1 BY workspace, run_id
+    FROM run_objects AS o WHERE kind = 'run' AND (workspace, run_id) IN ({{new}})
 )
 """
 # Twice, as the index over run ids serves the first alone.
@@ -132,29 +133,29 @@ class News:
     version: int
     blocks: Mapping[Place, Sequence[Interval]]
     new: Mapping[Place, Sequence[Interval]]
-    more: bool
 
 
-def news(client: Client, rows_max: int = NEW_ROWS_MAX) -> News:
+def news(client: Client) -> News:
     """What is new. The version is the number of closed block numbers, for the reasons given in `windows._sum`.
 
-    Of two passes the one that read more wins, and whatever it lacks is noted by nobody and touches its agents again.
+    Of two passes the one that read more wins, and whatever it lacks is noted by nobody and touches its agents again. So a pass
+    takes in all there is, however much that is.
     """
     book = _read(client)
     if not book.epoch or (book.went_back() and _read(client).went_back()):
         execute(client, _BEGIN.format(least=book.epoch + 1, unit=1 << CLOSED_BITS), INSERT_SETTINGS)
         book = _read(client)
-    taken, more = book.new(rows_max)
+    taken, _ = book.new(sys.maxsize)
     unseen = {place: minus(blocks, joined(book.seen.get(place, ()))) for place, blocks in taken.items()}
     closed = sum(book.closed(place) for place in {*book.parts, *book.seen})
     _compact(client, book)
-    return News(book.epoch, (book.epoch << CLOSED_BITS) + closed, taken, unseen, more)
+    return News(book.epoch, (book.epoch << CLOSED_BITS) + closed, taken, unseen)
 
 
 def take_in(client: Client, found: News) -> list[AgentKey]:
     """Bring closings up to date; return the agents concerned. Done again it changes nothing."""
     touched: set[AgentKey] = set()
-    for place, blocks in found.new.items():
+    for place, blocks in _pieces(found.new):
         new = _NEW.format(
             partition=literal(place.partition),
             low=min(i.first for i in blocks),
@@ -165,6 +166,23 @@ def take_in(client: Client, found: News) -> list[AgentKey]:
             execute(client, sql.format(new=new), INSERT_SETTINGS)
         touched.update((row[0], row[1]) for row in rows_of(client, _TOUCHED.format(new=new)))
     return sorted(touched)
+
+
+def _pieces(new: Mapping[Place, Sequence[Interval]]) -> Iterator[tuple[Place, list[Interval]]]:
+    """A bounded number of blocks at a time."""
+    for place, blocks in new.items():
+        piece: list[Interval] = []
+        room = BLOCKS_MAX
+        for first, last in blocks:
+            for start in range(first, last + 1, BLOCKS_MAX):
+                cut = Interval(start, min(last, start + BLOCKS_MAX - 1))
+                piece.append(cut)
+                room -= cut.last - cut.first + 1
+                if room <= 0:
+                    yield place, piece
+                    piece, room = [], BLOCKS_MAX
+        if piece:
+            yield place, piece
 
 
 def record(client: Client, found: News) -> None:

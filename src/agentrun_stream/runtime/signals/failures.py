@@ -50,8 +50,8 @@ class Closings(Protocol):
 
 async def refresh_failures(
     store: Closings, rules: Rules, held: Mapping[tuple[str, str, str], Signal], now_ms: int
-) -> tuple[list[Signal], bool]:
-    """What was judged anew, and whether more is waiting."""
+) -> list[Signal]:
+    """What was judged anew."""
     found = await store.news()
     agents = set(await store.take_in(found)) | _under_other_rules(held, rules)
     if agents:
@@ -62,7 +62,7 @@ async def refresh_failures(
         judged = []
     if found.blocks:
         await store.record(found)
-    return judged, found.more
+    return judged
 
 
 def judge(key: AgentKey, history: History, rule: FailureRule) -> Signal:

@@ -24,8 +24,8 @@ from agentrun_stream.store.signals import Signal
 
 log = structlog.get_logger()
 
-# So many times as long as a pass took nobody begins another: signals never cost more than a tenth of a core.
-REST: Final = 9
+# So many times as long as a pass took nobody begins another: signals never cost more than a fifth of a core.
+REST: Final = 4
 LONGEST_WAIT_S: Final = 300.0
 ASKED_EVERY_S: Final = 1.0
 
@@ -77,9 +77,8 @@ class SignalRefresher:
     async def _turn(self) -> float:
         """One pass, told of its errors; how long to wait for the next."""
         started = self._clock.monotonic_s()
-        more = False
         try:
-            more = await self.refresh()
+            await self.refresh()
         except Exception as error:  # noqa: BLE001 - signals are made again; the worker must go on whatever went wrong here
             if not self._failing:
                 # Only our own errors are known to quote no row.
@@ -93,15 +92,15 @@ class SignalRefresher:
         took = self._clock.monotonic_s() - started
         if not self._failing:
             self._gauges.passed(took)
-        return min(LONGEST_WAIT_S, took * REST if more else max(self._opinions.every_s, took * REST))
+        return min(LONGEST_WAIT_S, max(self._opinions.every_s, took * REST))
 
-    async def refresh(self) -> bool:
-        """One pass over every signal; whether more closed runs are waiting."""
+    async def refresh(self) -> None:
+        """One pass over every signal."""
         now_ms = self._clock.now_ms()
         now_s = now_ms // 1000
         store, rules = self._store, self._opinions.rules
         held = await store.held()
-        judged, more = await refresh_failures(store, rules, held, now_ms)
+        judged = await refresh_failures(store, rules, held, now_ms)
         held |= {s.key: s for s in judged}
         present = {
             VELOCITY: await spending.velocities(store, rules, now_s),
@@ -115,7 +114,6 @@ class SignalRefresher:
         await self._tell(budgets, now_s)
         await store.write([*changed, *budgets], now_ms, now_ms)
         self._gauges.show((held | {s.key: s for s in (*changed, *budgets)}).values())
-        return more
 
     async def _tell(self, budgets: Sequence[Signal], now_s: int) -> None:
         """Publish budgets that changed; of one that is gone its end."""
