@@ -146,9 +146,14 @@ def test_workspaces_are_held_against_their_own_rules(made: Lane, tmp_path: Path)
     assert made.metric("signals_suppressed") == 0
     assert made.metric("signal_refresh_seconds_count") > 0
 
+    under_other_rules(made, tmp_path)
+
+
+def under_other_rules(made: Lane, folder: Path) -> None:
+    """A restart with other files judges everybody anew, ends budgets that are gone, and shows no more series than it may."""
     made.stop()
-    (tmp_path / "rules.toml").write_text("[defaults.failures]\nbaseline = 0.9\n[defaults.velocity]\nfloor = 41\n")
-    (tmp_path / "budgets.toml").write_text("[workspaces.lax]\nmonth = 10")
+    (folder / "rules.toml").write_text("[defaults.failures]\nbaseline = 0.9\n[defaults.velocity]\nfloor = 41\n")
+    (folder / "budgets.toml").write_text("[workspaces.lax]\nmonth = 10")
     made.start(AGENTRUN_SIGNALS__SERIES_MAX="1")
     after = {
         ("strict", "agent-1", "failures"): "ok",

@@ -20,7 +20,7 @@ def test_the_examples_in_the_readme_are_read(tmp_path: Path) -> None:
     options = SignalSettings(rules=tmp_path / "rules.toml", budgets=tmp_path / "budgets.toml")
     payments = load_rules(options).of("payments")
     assert payments.failures_of("planner") == FailureRule(0.2)
-    assert (payments.lateness_s, payments.burn[0].long_s) == (172_800, 3_600)
+    assert (payments.failures.baseline, payments.burn[0].long_s) == (0.05, 3_600)
     assert load_budgets(options) == (
         Budget("payments", "", "month", Decimal(500)),
         Budget("payments", "planner", "day", Decimal("19.99")),

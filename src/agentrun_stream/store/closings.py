@@ -1,11 +1,6 @@
 """Keeps `closings`: the closed runs of each agent in append order, brought up to date from rows new to `settlements`.
 
-The order of an agent's runs is (append time, topic, partition, offset) of the event that last changed the run's own object, which
-is its closing unless it was corrected or told again. Steps and evals that come later move nothing. So a run counts once, as it
-stands now: a correction takes it from its place and puts it where the correction stands, and one that is open again is not there.
-All of that is said by the run's object alone, so what is read here depends on the log and on nothing else: not on how many
-workers there were, where batches were cut or what died, and no watermark is needed, because nothing here only moves forward.
-Must not live here: e-values (processors/signals/), when a pass is due (runtime/).
+What counts as order, and why it needs no watermark: see `History`. Must not live here: e-values (processors/signals/), when a pass is due (runtime/).
 """
 
 import sys
@@ -118,7 +113,15 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the failure process needs of an agent: its first closed runs, the versions of its last ones; apart the cancelled."""
+    """What the failure process needs of an agent: its first closed runs, the versions of its last ones; apart the cancelled.
+
+    Their order is (append time, topic, partition, offset) of the event that last changed the run's own object, which is its
+    closing, unless it was corrected or told again. Steps and evals that come later move nothing. So a run counts once, as it
+    stands now: a correction takes it from its place and puts it where the correction stands; one that is open again is not
+    there. The run's object alone says all that, so a history depends on the log and on nothing else: not on how many workers
+    there were, where batches were cut or what died. No watermark is needed, because nothing here only moves forward: what a
+    slow partition brings later takes its place, and its agent is judged again from the beginning of the version.
+    """
 
     first: Sequence[str]
     versions: Sequence[Version]
