@@ -1,6 +1,7 @@
 """Keeps `closings`: the closed runs of each agent in append order, brought up to date from rows new to `settlements`.
 
-What counts as order, and why it needs no watermark: see `History`. Must not live here: e-values (processors/signals/), when a pass is due (runtime/).
+What counts as order, and why it needs no watermark: see `History`.
+Must not live here: e-values (processors/signals/), when a pass is due (runtime/).
 """
 
 import sys
