@@ -204,18 +204,26 @@ def test_a_worker_with_a_wrong_rule_does_not_start(agentrun_stack: Stack, tmp_pa
         assert "rules.toml.defaults.burn[0]: a burn rate of 14.4 can't be reached" in told.err
 
 
-def test_spent_is_exact(agentrun_stack: Stack, tmp_path: Path) -> None:
-    """A thousand times a tenth of a millionth is what it is, to the last digit, and known where a run has no cost."""
+def stretch(made: Lane) -> tuple[Any, ...]:
+    """Of the only agent: its stretch, the runs in that by status, and where its baseline is from."""
+    ((_, state),) = signals(made, "failures").values()
+    (version,) = state["versions"]
+    return version["stretch"], version["runs"], version["by_status"], state["basis"]
+
+
+def test_spent_is_exact_and_a_process_starts_anew(agentrun_stack: Stack, tmp_path: Path) -> None:
+    """1,100 times a tenth of a millionth is what it is, to the last digit. After 1,000 runs only the others count."""
     file = tmp_path / "budgets.toml"
-    file.write_text("[workspaces.default]\nday = 0.0001")
+    file.write_text("[workspaces.default]\nday = 0.00011")
     with lane(agentrun_stack, tmp_path, "spent", **QUICK, AGENTRUN_SIGNALS__BUDGETS=str(file)) as made:
-        made.produce([run_event(f"r{i}", cost={"cost_usd": 0.0000001}) for i in range(1000)])
+        made.produce([run_event(f"r{i}", cost={"cost_usd": 0.0000001}) for i in range(1100)])
         made.start()
         made.wait()
         soon(
-            lambda: [s["spent"] for _, s in signals(made, "budget_day").values()] == ["0.0001"],
+            lambda: [s["spent"] for _, s in signals(made, "budget_day").values()] == ["0.00011"],
             timeout_s=90,
             what="the whole amount",
         )
         ((level, state),) = signals(made, "budget_day").values()
         assert (level, Decimal(state["spent"]) == Decimal(state["limit"])) == ("warn", True)
+        soon(lambda: stretch(made) == (1, 100, {"completed": 100}, "learned"), 90, "the second stretch")

@@ -157,6 +157,12 @@ def test_a_wrong_budget_is_refused_and_its_place_told(tmp_path: Path, text: str,
     assert what in told.value.message
 
 
+def test_a_small_amount_is_what_it_is(tmp_path: Path) -> None:
+    for text in ("0.0000001", '"0.0000001"', "1e-7"):
+        (budget,) = load_budgets(settings(tmp_path, None, f"[workspaces.a]\nday = {text}"))
+        assert budget.limit == Decimal("0.0000001")
+
+
 def test_a_file_that_is_not_there_names_its_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.toml can't be read") as told:
         load_budgets(SignalSettings(budgets=tmp_path / "gone.toml"))

@@ -53,7 +53,8 @@ def number(low: float = 0, high: float = math.inf) -> Reader:
 
     def one(value: Any, where: str) -> Decimal:
         told = "" if high == math.inf else f" and at most {high:g}"
-        text = value if isinstance(value, str) else "" if isinstance(value, bool) else str(value)
+        plain = isinstance(value, Decimal) and value.is_finite()  # else 0.0000001 would be 1E-7
+        text = f"{value:f}" if plain else "" if isinstance(value, bool) else str(value)
         if not re.fullmatch(r"\d{1,15}(\.\d{1,12})?", text) or not low < Decimal(text) <= high:
             raise wrong(where, f"must be a number above {low:g}{told}, with at most 12 decimals")
         return Decimal(text)
