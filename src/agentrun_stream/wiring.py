@@ -27,14 +27,17 @@ from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.refresh import Refresher
+from agentrun_stream.runtime.rejudge import Rejudge
 from agentrun_stream.runtime.retention import Expiry, Removal
 from agentrun_stream.runtime.sweep import Duty, LeaseRules, Leases, Sweeper, SweepReport
+from agentrun_stream.runtime.trust import TrustKeeper
 from agentrun_stream.runtime.worker import Worker, WorkerOptions, World
 from agentrun_stream.store import migrate
 from agentrun_stream.store import settings as stored_settings
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
 from agentrun_stream.store.sweeps import ClickHouseSweeps, Horizons
+from agentrun_stream.store.trust import ClickHouseTrust
 from agentrun_stream.store.windows import ClickHouseWindows
 from agentrun_stream.telemetry.endpoint import Endpoint
 from agentrun_stream.telemetry.logs import make_logger
@@ -43,6 +46,7 @@ from agentrun_stream.telemetry.metrics import Metrics
 _M_MMAP_THRESHOLD = -3
 _SWITCH_S = 0.0005
 _DAY_S = 86_400
+_GRACE_MARGIN_S = 10.0
 
 
 def kafka_address(settings: Settings) -> KafkaAddress:
@@ -113,7 +117,7 @@ def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger
     return Worker(
         world,
         WorkerOptions(
-            options.instance_id or f"{socket.gethostname()}-{os.getpid()}",
+            _name(settings),
             options.group,
             options.topic_epoch,
             options.batch_records_max,
@@ -127,6 +131,18 @@ def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger
     )
 
 
+def _name(settings: Settings) -> str:
+    return settings.worker.instance_id or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def build_keeper(settings: Settings, metrics: Metrics) -> TrustKeeper:
+    """What knows the registries in force; a worker loads them before it folds the first record of a partition."""
+    trust = ClickHouseTrust(store_address(settings))
+    keeper = TrustKeeper(trust, SystemClock(), settings.trust_folder, _name(settings))
+    keeper.hear = lambda version: metrics.trust_version.set(version.version, workspace=version.workspace)
+    return keeper
+
+
 def _armed(world: World, named: str) -> World:
     """The test seam: this worker dies at a named point."""
     point = crash.CrashPoint(named)
@@ -136,10 +152,16 @@ def _armed(world: World, named: str) -> World:
 
 
 def build_sweeper(
-    settings: Settings, worker: Worker, publisher: KafkaPublisher, metrics: Metrics, log: FilteringBoundLogger
+    settings: Settings,
+    worker: Worker,
+    helpers: tuple[KafkaPublisher, TrustKeeper],
+    metrics: Metrics,
+    log: FilteringBoundLogger,
 ) -> Sweeper:
-    """What asks about silent and old runs, and removes expired ones, beside a worker's loop."""
-    store, clock, days = ClickHouseSweeps(store_address(settings)), SystemClock(), settings.retention
+    """What asks about silent and old runs, removes expired ones and follows changed registries, beside a worker's loop."""
+    (publisher, keeper), clock, days = helpers, SystemClock(), settings.retention
+    store, trust = ClickHouseSweeps(store_address(settings)), ClickHouseTrust(store_address(settings))
+    grace_s = settings.clickhouse.insert_timeout_s + _GRACE_MARGIN_S
     rules = LeaseRules(settings.leases.idle_timeout_s, settings.leases.max_age_s)
     general = None if days.horizon_days is None else round(days.horizon_days * _DAY_S)
     horizons = Horizons(general, {name: round(n * _DAY_S) for name, n in days.workspaces.items()})
@@ -149,11 +171,13 @@ def build_sweeper(
         leases.hear = metrics.leases_asked.inc
         removal = Removal(assigned, store, clock, days.remove_after_s)
         removal.hear = metrics.runs_removed.inc
+        rejudge = Rejudge(assigned, keeper, trust, clock, grace_s)
+        rejudge.hear = metrics.runs_rejudged.inc
         if not horizons:
-            return [leases, removal]  # others may have asked
+            return [leases, removal, rejudge]  # others may have asked
         expiry = Expiry(assigned.part, horizons, store, publisher, clock)
         expiry.hear = metrics.expiries_asked.inc
-        return [leases, expiry, removal]
+        return [leases, expiry, removal, rejudge]
 
     sweeper = Sweeper(worker.members, worker.source, clock, duties, settings.leases.sweep_every_s)
     sweeper.hear = SweepReport(log, metrics).hear
@@ -184,6 +208,8 @@ async def run_worker(
     registry = CollectorRegistry()
     metrics = Metrics(registry, settings.events_topics)
     worker = build_worker(settings, metrics, log, resume=resume)
+    keeper = build_keeper(settings, metrics)
+    worker.members.prepare = keeper.load
     first = Part(settings.events_topics[0], 0)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
     endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)
@@ -204,7 +230,8 @@ async def run_worker(
     background = asyncio.ensure_future(refresher.run())
     collector = asyncio.ensure_future(_collect_now_and_then())
     questions = KafkaPublisher(kafka, settings.worker.group)
-    sweeping = asyncio.ensure_future(build_sweeper(settings, worker, questions, metrics, log).run())
+    sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper), metrics, log).run())
+    trusting = asyncio.ensure_future(keeper.run())
     watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None
     try:
         await worker.run()
@@ -213,7 +240,7 @@ async def run_worker(
             watcher.cancel()
         refresher.stop()
         await background
-        for task in (sweeping, collector):
+        for task in (sweeping, trusting, collector):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -49,6 +49,7 @@ def text() -> str:
 
 def _label(label: Label) -> str:
     values = " ".join(label.values) if label.values else f"0 to {label.most - 1}" if label.most else "as configured"
+    values = f"the first {label.names}" if label.names else values
     return f"`{label.name}` ({values})"
 
 

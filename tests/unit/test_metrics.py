@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agentrun_stream.telemetry.catalogue import CATALOGUE
+from agentrun_stream.telemetry.catalogue import CATALOGUE, WORKSPACES_MAX
 from agentrun_stream.telemetry.metrics import CounterSeries, GaugeSeries, HistogramSeries, Metrics
 
 
@@ -74,6 +74,18 @@ def test_topics_and_partitions_are_bounded(registry: CollectorRegistry, metrics:
     name = "agentrun_records_consumed_total"
     assert registry.get_sample_value(name, {"topic": "team.events", "partition": "1023"}) == 1
     assert registry.get_sample_value(name, {"topic": "other", "partition": "other"}) == 3
+
+
+def test_names_that_nobody_knows_beforehand_are_bounded_in_number(
+    registry: CollectorRegistry, metrics: Metrics
+) -> None:
+    """The first ones are shown, the others together."""
+    for number in range(WORKSPACES_MAX + 50):
+        metrics.trust_version.set(number, workspace=f"w{number}")
+    name = "agentrun_trust_version"
+    assert registry.get_sample_value(name, {"workspace": f"w{WORKSPACES_MAX - 1}"}) == WORKSPACES_MAX - 1
+    assert registry.get_sample_value(name, {"workspace": f"w{WORKSPACES_MAX}"}) is None
+    assert registry.get_sample_value(name, {"workspace": "other"}) == WORKSPACES_MAX + 49
 
 
 def test_wrong_labels_are_a_programming_error(metrics: Metrics) -> None:

@@ -132,8 +132,7 @@ def client_for(data: Path | None) -> Connection:
 
 def trust_folder(trust: Path | None) -> Path:
     """The folder of registries that the flag or the settings name."""
-    settings = settings_for(None, trust__dir=trust)
-    return settings.trust.dir or settings.data / "trust"
+    return settings_for(None, trust__dir=trust).trust_folder
 
 
 def read_input(file: Path) -> bytes:

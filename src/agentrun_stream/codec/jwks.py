@@ -4,16 +4,19 @@ Must not live here: files (trust/), what a key is trusted for (model/trust.py).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
+
+import orjson
 
 from agentrun_stream.codec import edwards, keynames
 from agentrun_stream.model.trust import STATUSES, Key, Registry
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)\Z", re.ASCII)
 _TWICE: Final = "its kid is there twice with different members"
+_PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})  # of any kind of key (RFC 7518)
 
 
 class EntryError(ValueError):
@@ -75,6 +78,33 @@ def key_of(entry: object) -> Key:
         compromised_since=_moment(entry, "compromised_since"),
         reason=None if reason is None else str(reason),
     )
+
+
+def public_content(jwks: Mapping[str, Any]) -> bytes:
+    """A JWK Set as canonical JSON without anything private. What was private is empty, so that its entry stays refused."""
+    entries = [
+        {name: "" if name in _PRIVATE else value for name, value in entry.items()}
+        if isinstance(entry, Mapping)
+        else None
+        for entry in jwks["keys"]
+    ]
+    return orjson.dumps({"version": jwks.get("version", 0), "keys": entries}, option=orjson.OPT_SORT_KEYS)
+
+
+def differing(sets: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The kids whose entries are not the same in all of these JWK Sets: what a key is trusted for may differ."""
+    by_kid = [_entries_by_kid(jwks.get("keys", ())) for jwks in sets]
+    first = by_kid[0]
+    return frozenset(kid for found in by_kid for kid in found.keys() | first.keys() if found.get(kid) != first.get(kid))
+
+
+def _entries_by_kid(entries: Iterable[object]) -> dict[str, list[bytes]]:
+    """Everything that says something of a kid, in order."""
+    found: dict[str, list[bytes]] = {}
+    for entry in entries:
+        for kid in dict.fromkeys(_names(entry)):
+            found.setdefault(kid, []).append(orjson.dumps(entry, option=orjson.OPT_SORT_KEYS))
+    return found
 
 
 def _agents(entry: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -257,6 +257,11 @@ class Settings(BaseSettings):
             raise ValueError("clickhouse.insert_timeout_s must be below worker.max_poll_interval_ms")
         return self
 
+    @property
+    def trust_folder(self) -> Path:
+        """The folder of registries."""
+        return self.trust.dir or self.data / "trust"
+
     def redacted(self) -> dict[str, Any]:
         """Every setting by its dotted name, secrets as `***`."""
         return {name: _shown(value_of(self, name)) for name, _ in leaves(type(self))}

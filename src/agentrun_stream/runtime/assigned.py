@@ -42,6 +42,9 @@ class Assigned:
     follows them as if they had been folded, and a zombie may do so still. So what is booked after the n-th of them is of
     version n, and below `caution_below`, where such a zombie can have been, every object that an event names is booked,
     be it with nothing.
+
+    `again` are the runs that are to be projected again under the opinions in force. The loop takes some of them into a
+    batch; `again_taken` counts those that it ever took, and `again_written` those of them whose batch was written.
     """
 
     part: Part
@@ -65,6 +68,9 @@ class Assigned:
         default_factory=dict
     )  # runs to be shown again, in the order in which they were asked
     recent: deque[int] = field(default_factory=deque)
+    again: dict[RunKey, None] = field(default_factory=dict)
+    again_taken: int = 0
+    again_written: int = 0
 
     def judge_refusal(self, offset: int) -> None:
         """Hear of a refused offset. Raises RefusedShareError when there are too many among the last ones."""

@@ -4,7 +4,7 @@ Must not live here: folding, or writing.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 from agentrun_stream import topics
@@ -40,6 +40,10 @@ _REASONS: Final[tuple[tuple[type[StoppedError], str], ...]] = (
 )
 
 
+async def _nothing() -> None:
+    """There is nothing to prepare."""
+
+
 class Membership:
     """`ports.GroupListener`, and the book of partitions that the loop works by."""
 
@@ -53,6 +57,7 @@ class Membership:
     ) -> None:
         self.parts: dict[Part, Assigned] = {}
         self.writing: asyncio.Task[None] | None = None
+        self.prepare: Callable[[], Awaitable[None]] = _nothing
         self._source = source
         self._publisher = publisher
         self._opener = opener
@@ -125,6 +130,8 @@ class Membership:
         await self._look_for_letters(part)
         self._numbers += 1
         assigned = await self._opener.open(part, self._numbers, self._route(part.topic))
+        # After the fence, so that the opinions are no older than those under which an owner before us finished anything.
+        await self.prepare()
         if part not in self._held:
             return  # revoked meanwhile
         cache, folded = self._parked.pop(part, (None, -1))

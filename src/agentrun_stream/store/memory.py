@@ -43,6 +43,8 @@ RULES: Final[Mapping[str, TableRule]] = {
     "refused": TableRule(("topic", "partition", "offset"), "_version"),
     "batches": TableRule(("topic", "partition", "first", "last"), "written_at"),
     "sweep_progress": TableRule(("topic", "partition", "walk"), "written_at"),
+    "trust_versions": TableRule(("workspace", "version", "digest"), None),
+    "trust_progress": TableRule(("topic", "partition", "workspace", "version", "digest"), "done_at"),
 }
 
 

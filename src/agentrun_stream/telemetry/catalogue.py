@@ -12,18 +12,21 @@ from agentrun_stream.model.run import TERMINAL
 PREFIX: Final = "agentrun_"
 OTHER: Final = "other"
 PARTITIONS_MAX: Final = 1_024
+WORKSPACES_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
     """One label and every value it may take; anything else is counted as `other`.
 
-    `values` is the closed list. Empty means: decided when the registry is built (`topic`), or a number below `most`.
+    `values` is the closed list. Empty means: decided when the registry is built (`topic`), a number below `most`, or the
+    first `names` different ones that are seen.
     """
 
     name: str
     values: tuple[str, ...] = ()
     most: int = 0
+    names: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,5 +172,18 @@ CATALOGUE: Final = (
     Metric("expiries_asked_total", "counter", "events", "Expiries that the sweeper put on the log."),
     Metric("runs_removed_total", "counter", "runs", "Expired runs whose objects were removed."),
     Metric("sweeps_failed_total", "counter", "sweeps", "Turns of the sweeper that failed and are tried again."),
+    Metric(
+        "trust_version",
+        "gauge",
+        "version",
+        "Version of a workspace's registry that this worker trusts by.",
+        (Label("workspace", names=WORKSPACES_MAX),),
+    ),
+    Metric(
+        "runs_rejudged_total",
+        "counter",
+        "runs",
+        "Signed runs given to the loop again, as the entry of their key changed.",
+    ),
     Metric("build_info", "gauge", "info", "Always 1; the label says which build runs.", (Label("version"),)),
 )

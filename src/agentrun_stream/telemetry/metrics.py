@@ -32,6 +32,7 @@ class _Series(Collector):
         self._names: Final = tuple(label.name for label in metric.labels)
         self._known: Final = known
         self._lock: Final = threading.Lock()
+        self._met: Final[dict[str, set[str]]] = {}
 
     def _bounded(self, given: dict[str, object]) -> Key:
         if given.keys() != set(self._names):
@@ -39,9 +40,18 @@ class _Series(Collector):
         return tuple(self._within(label, str(given[label.name])) for label in self._metric.labels)
 
     def _within(self, label: Label, value: str) -> str:
+        if label.names:
+            return value if self._is_met(label, value) else OTHER
         if label.most:
             return value if value.isascii() and value.isdigit() and int(value[:9]) < label.most else OTHER
         return value if value in self._known[label.name] or value in label.values else OTHER
+
+    def _is_met(self, label: Label, value: str) -> bool:
+        with self._lock:
+            met = self._met.setdefault(label.name, set())
+            if len(met) < label.names:
+                met.add(value)
+            return value in met
 
 
 class CounterSeries(_Series):
@@ -163,6 +173,8 @@ class Metrics:
     expiries_asked: CounterSeries
     runs_removed: CounterSeries
     sweeps_failed: CounterSeries
+    trust_version: GaugeSeries
+    runs_rejudged: CounterSeries
     build_info: GaugeSeries
 
     def __init__(self, registry: CollectorRegistry, input_topics: Sequence[str] = (topics.EVENTS,)) -> None:

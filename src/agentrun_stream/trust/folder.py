@@ -71,9 +71,14 @@ def read_jwks(path: Path) -> tuple[dict[str, Any], str]:
 
 def load_registry(path: Path) -> Registry:
     """The registry in a file. Raises ConfigError; FileNotFoundError where there is none."""
+    return load(path)[0]
+
+
+def load(path: Path) -> tuple[Registry, dict[str, Any]]:
+    """The registry in a file, and the JWK Set that it was read from. Raises as `load_registry`."""
     jwks, digest = read_jwks(path)
     try:
-        return registry_of(jwks, digest)
+        return registry_of(jwks, digest), jwks
     except ValueError as error:
         raise ConfigError(f"The registry {path} can't be used: {error}.", "Mend it, or export it again.") from None
 

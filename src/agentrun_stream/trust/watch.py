@@ -5,13 +5,16 @@ Must not live here: who is told of a change (the runtime), how versions outlive 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from agentrun_stream.errors import AgentrunError
 from agentrun_stream.model.trust import NOBODY, Registry
-from agentrun_stream.trust.folder import load_registry, registry_path, workspaces_of
+from agentrun_stream.trust.folder import load, registry_path, workspaces_of
 
 _Stamp = tuple[int, int, int]  # mtime in ns, bytes, inode
+
+RAISE_IT: Final = "Change keys with `agentrun keys`, which raises the version; or raise `version` in the file above it."
+PUT_IT_BACK: Final = "Put it back. Keys are revoked by `agentrun keys revoke`, not by removing the file."
 
 
 class Memory(Protocol):
@@ -41,11 +44,16 @@ class ProcessMemory:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a look at the files found for one workspace: a registry in force from now on, or a problem that keeps the old one."""
+    """What a look at the files found for one workspace: a registry in force from now on, or a problem that keeps the old one.
+
+    `jwks` is the JWK Set that the registry was read from; without a problem, it may also say that one is over.
+    """
 
     workspace: str
     registry: Registry
     problem: str | None = None
+    next_step: str = ""
+    jwks: dict[str, Any] | None = None
 
 
 class RegistryWatch:
@@ -60,6 +68,7 @@ class RegistryWatch:
         self._memory = memory or ProcessMemory()
         self._stamps: dict[str, _Stamp | None] = {}
         self._registries: dict[str, Registry] = {}
+        self._troubled: set[str] = set()
 
     def current(self, workspace: str) -> Registry:
         """The registry in force; an empty one where there is none."""
@@ -76,29 +85,40 @@ class RegistryWatch:
         if workspace in self._stamps and self._stamps[workspace] == stamp:
             return None
         self._stamps[workspace] = stamp
-        before = self.current(workspace)
-        try:
-            found = load_registry(path)
-        except FileNotFoundError:
-            return Change(workspace, before, f"The registry {path} is gone; version {before.version} stays in force.")
-        except AgentrunError as error:
-            return Change(workspace, before, f"{error.message} Version {before.version} stays in force.")
-        problem = self._goes_back(workspace, path, found)
-        if problem is not None:
-            return Change(workspace, before, problem)
-        if found.digest == before.digest:
+        change = self._read(workspace, path)
+        if change.problem is not None:
+            self._troubled.add(workspace)
+            return change
+        if change.registry.digest == self.current(workspace).digest and workspace not in self._troubled:
             return None
-        self._memory.remember(workspace, found)
-        self._registries[workspace] = found
-        return Change(workspace, found)
+        self._troubled.discard(workspace)
+        self._memory.remember(workspace, change.registry)
+        self._registries[workspace] = change.registry
+        return change
 
-    def _goes_back(self, workspace: str, path: Path, found: Registry) -> str | None:
-        highest = self._memory.highest(workspace)
-        if highest is None or found.version > highest[0] or (found.version, found.digest) == highest:
-            return None
-        if found.version == highest[0]:
-            return f"The registry {path} changed but kept version {found.version}, so it is refused; raise its version."
-        return f"The registry {path} goes back from version {highest[0]} to {found.version}, so it is refused."
+    def _read(self, workspace: str, path: Path) -> Change:
+        before = self.current(workspace)
+        known = self._memory.highest(workspace)
+        stays = "Nothing is trusted yet." if known is None else f"Version {known[0]} stays in force."
+        try:
+            found, jwks = load(path)
+        except FileNotFoundError:
+            return Change(workspace, before, f"The registry {path} is gone. {stays}", PUT_IT_BACK)
+        except AgentrunError as error:
+            return Change(workspace, before, f"{error.message} {stays}", error.next_step)
+        problem = refusal(f"The registry {path}", found, known)
+        if problem is not None:
+            return Change(workspace, before, problem, RAISE_IT)
+        return Change(workspace, found, jwks=jwks)
+
+
+def refusal(name: str, found: Registry, highest: tuple[int, str] | None) -> str | None:
+    """Why a registry can't follow the highest version (and digest) that was in force; None where it can, or is that one."""
+    if highest is None or found.version > highest[0] or (found.version, found.digest) == highest:
+        return None
+    if found.version == highest[0]:
+        return f"{name} has another content than version {found.version} that is in force, so it is refused."
+    return f"{name} goes back from version {highest[0]} to {found.version}, so it is refused."
 
 
 def _stamp(path: Path) -> _Stamp | None:
