@@ -22,6 +22,7 @@ from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap
+from agentrun_stream.model.opinions import Opinions
 from agentrun_stream.ports import Part
 from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
@@ -99,7 +100,9 @@ def routes(settings: Settings) -> tuple[dict[str, Route], Route]:
     return {topic: Route(name, strict) for topic, name in settings.workspaces.items()}, Route(None, strict)
 
 
-def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger, *, resume: bool = False) -> Worker:
+def build_worker(
+    settings: Settings, metrics: Metrics, log: FilteringBoundLogger, opinions: Opinions, *, resume: bool = False
+) -> Worker:
     """A worker on the real broker and store."""
     kafka, options = kafka_address(settings), settings.worker
     mapped, default = routes(settings)
@@ -127,6 +130,7 @@ def build_worker(settings: Settings, metrics: Metrics, log: FilteringBoundLogger
             default,
             RefusedLimit(options.dlq_stop_ratio, options.dlq_stop_window),
             resume,
+            opinions,
         ),
     )
 
@@ -207,8 +211,8 @@ async def run_worker(
     await admin.check_input_topics(kafka, settings.events_topics)
     registry = CollectorRegistry()
     metrics = Metrics(registry, settings.events_topics)
-    worker = build_worker(settings, metrics, log, resume=resume)
     keeper = build_keeper(settings, metrics)
+    worker = build_worker(settings, metrics, log, Opinions(registry=keeper.current), resume=resume)
     worker.members.prepare = keeper.load
     first = Part(settings.events_topics[0], 0)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)

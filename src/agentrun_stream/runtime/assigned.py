@@ -68,7 +68,6 @@ class Assigned:
         default_factory=dict
     )  # runs to be shown again, in the order in which they were asked
     recent: deque[int] = field(default_factory=deque)
-    again: dict[RunKey, None] = field(default_factory=dict)
     again_taken: int = 0
     again_written: int = 0
 

@@ -88,11 +88,11 @@ def pieces(keys: Sequence[RunKey]) -> Iterator[tuple[str, list[str]]]:
     for workspace, run_id in keys:
         by_workspace.setdefault(workspace, []).append(run_id)
     for workspace, ids in by_workspace.items():
-        for piece in _batched(ids):
+        for piece in batched(ids):
             yield workspace, piece
 
 
-def _batched(ids: Sequence[str]) -> Iterator[list[str]]:
+def batched(ids: Sequence[str]) -> Iterator[list[str]]:
     """The ids in pieces that fit into one parameter."""
     piece: list[str] = []
     size = 0
