@@ -143,9 +143,9 @@ def show_json(looked: Looked) -> None:
 def screen(looked: Looked) -> None:
     """One screen, for people."""
     found, dossier, verdict = looked.found, looked.dossier, looked.found.verdict
-    differs = f", and {len(found.findings)} things differ" if found.findings else ""
     who = f"run {clean(dossier.run_id)} of agent {clean(found.facts.agent_id or _agent(dossier)) or '?'}"
-    write(f"{verdict.headline.upper()}{differs}  {who}")
+    differs = f": {verdict.headline} by its bytes, but {len(found.findings)} things are not as these say"
+    write(f"DIFFERS  {who}{differs}" if found.findings else f"{verdict.headline.upper()}  {who}")
     rows = [{"axis": a, "result": (word := getattr(verdict, a)), "means": meaning(a, word)} for a in AXES]
     table("", {"axis": "axis", "result": "result", "means": "means"}, rows)
     reasons = [{"reason": code, "means": sentence(code)} for code in verdict.reasons]

@@ -11,7 +11,8 @@ NOT_PROVED: Final = (
 )
 NOT_PROVED_STORED: Final = (
     "A signature shows who asserted these bytes. It does not show that they are true.",
-    "It does not show that no later revision was taken away, and `linked` does not say that a parent is verified.",
+    "It does not show that no later revision was taken away. `lineage` is what was seen of the parents when the run was "
+    "projected, and `linked` does not say that a parent is verified.",
 )
 
 _AXES: Final = {

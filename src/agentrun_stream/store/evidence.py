@@ -53,8 +53,8 @@ def dossier_of(client: Client, workspace: str, run_id: str) -> Dossier | None:
     """What the store holds of a run; None where it holds nothing. Raises AgentrunError for a run past retention."""
     given = {"workspace": workspace, "run_id": run_id}
     evidence = tuple(
-        Evidence(*place, bytes.fromhex(raw).decode(errors="replace"))
-        for *place, raw in rows_of(client, _EVIDENCE, given)
+        Evidence(*row[:-1], raw=bytes.fromhex(row[-1]).decode(errors="replace"))
+        for row in rows_of(client, _EVIDENCE, given)
     )
     objects = list(rows_of(client, _OBJECTS, given))
     kinds = {row[0] for row in objects}

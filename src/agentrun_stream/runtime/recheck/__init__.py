@@ -152,7 +152,7 @@ def uncovered(dossier: Dossier, found: Recheck) -> Iterator[tuple[str, str]]:
         yield f"eval {name}", source
     streamed = sum((step.chain or {}).get("origin") != found.claim for step in dossier.steps)
     if streamed and (found.claim is None or found.facts.commitment is None):
-        yield f"{streamed} streamed steps", ""
+        yield f"{streamed} steps", said_by
 
 
 def _state(dossier: Dossier, findings: list[Finding]) -> RunState:
