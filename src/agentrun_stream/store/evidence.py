@@ -53,8 +53,8 @@ def dossier_of(client: Client, workspace: str, run_id: str) -> Dossier | None:
     """What the store holds of a run; None where it holds nothing. Raises AgentrunError for a run past retention."""
     given = {"workspace": workspace, "run_id": run_id}
     evidence = tuple(
-        Evidence(*row[:-1], raw=bytes.fromhex(row[-1]).decode(errors="replace"))
-        for row in rows_of(client, _EVIDENCE, given)
+        Evidence(version, topic, partition, offset, appended_ms, bytes.fromhex(raw).decode(errors="replace"))
+        for version, topic, partition, offset, appended_ms, raw in rows_of(client, _EVIDENCE, given)
     )
     objects = list(rows_of(client, _OBJECTS, given))
     kinds = {row[0] for row in objects}
