@@ -40,6 +40,7 @@ OFFSET_BITS: Final = 48
 MAINTENANCE_BITS: Final = 8
 
 # The worker.
+ANCESTORS_MAX: Final = 256  # of one run, walked by run ids
 REPLAY_ATTEMPTS_MAX: Final = 5
 LOOKUP_IDS_MAX: Final = 2_000
 LOOKUP_PARAMETER_BYTES_MAX: Final = 100 * KIB  # ClickHouse takes form fields up to 128 KiB

@@ -165,7 +165,7 @@ class Store(Protocol):
         ...
 
     async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
-        """What children look at of these runs, as `runs` has it now. Unknown runs are left out."""
+        """What the rows of these runs say of their lineage, as they are now. Runs without a row are left out."""
         ...
 
     async def projected(self, keys: Sequence[RunKey]) -> dict[RunKey, Stored]:

@@ -6,7 +6,7 @@ Must not live here: what is compared (runtime/audit/), how rows are made again (
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,18 +17,20 @@ from agentrun_stream.broker.kafka import KafkaAddress, KafkaPublisher, partition
 from agentrun_stream.broker.scan import Span, offsets_since, read_partition, read_topic
 from agentrun_stream.config import Settings
 from agentrun_stream.errors import ConfigError
+from agentrun_stream.model.opinions import Opinions
+from agentrun_stream.model.trust import NOBODY, Registry
 from agentrun_stream.ports import Part, Record
 from agentrun_stream.runtime.audit import Audit, Findings, Reach, Rules, Scope
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.repair import Plan, Repairer
 from agentrun_stream.runtime.replay import Replay, ReplayOptions, Stretch
-from agentrun_stream.store import migrate
+from agentrun_stream.store import migrate, trust
 from agentrun_stream.store.audit import AuditStore
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import connect
 from agentrun_stream.store.repair import ClickHouseRepair
 from agentrun_stream.store.shadow import Bounds, Compared, Shadow
-from agentrun_stream.wiring import kafka_address, routes, store_address
+from agentrun_stream.wiring import kafka_address, opinions_of, routes, store_address
 
 
 class _Log:
@@ -72,7 +74,15 @@ async def run_audit(
     client = await asyncio.to_thread(connect, store)
     mapped, default = routes(settings)
     worker = settings.worker
-    rules = Rules(lambda topic: mapped.get(topic, default), worker.topic_epoch, partition_of, worker.group)
+    registries = await asyncio.to_thread(trust.registries, client)
+    rules = Rules(
+        lambda topic: mapped.get(topic, default),
+        worker.topic_epoch,
+        partition_of,
+        worker.group,
+        opinions_of(settings, _newest(registries)),
+        registries,
+    )
     audit = Audit(AuditStore(client), _Log(kafka), rules, Scope(options.deep, options.at_once))
     lags = await admin.group_lag(kafka, worker.group, settings.events_topics)
     since = await offsets_since(kafka, [lag.part for lag in lags], options.since_ms)
@@ -87,8 +97,23 @@ async def run_audit(
     progress("windows")
     await audit.across([lag.part for lag in lags])
     progress("published runs and dead letters")
-    await audit.topics(topics.RUNS, topics.DEAD_LETTERS)
+    await audit.topics((topics.RUNS, topics.QUARANTINE), topics.DEAD_LETTERS)
     return audit.findings
+
+
+def _newest(registries: Mapping[tuple[str, int], Registry]) -> Callable[[str], Registry]:
+    """Of each workspace the registry in force."""
+    found: dict[str, Registry] = {}
+    for (workspace, version), registry in registries.items():
+        if workspace not in found or found[workspace].version < version:
+            found[workspace] = registry
+    return lambda workspace: found.get(workspace, NOBODY)
+
+
+async def _opinions(settings: Settings) -> Opinions:
+    """The opinions in force now."""
+    client = await asyncio.to_thread(connect, store_address(settings))
+    return opinions_of(settings, _newest(await asyncio.to_thread(trust.registries, client)))
 
 
 def _partitions(lags: Sequence[admin.GroupLag], topic: str) -> int:
@@ -103,7 +128,8 @@ async def run_repair(settings: Settings, plan: Plan) -> list[str]:
     members = await admin.group_members(kafka, settings.worker.group)
     publisher = KafkaPublisher(kafka, settings.worker.group)
     try:
-        await Repairer(ClickHouseRepair(client), None if members else publisher).repair(plan)
+        repairer = Repairer(ClickHouseRepair(client), None if members else publisher, await _opinions(settings))
+        await repairer.repair(plan)
     finally:
         await publisher.close()
     if not members or not plan.runs:
@@ -152,7 +178,12 @@ async def run_replay(
     await asyncio.to_thread(shadow.prepare)
     mapped, default = routes(settings)
     options = ReplayOptions(
-        lambda topic: mapped.get(topic, default), worker.topic_epoch, worker.group, partition_of, worker.cache_bytes
+        lambda topic: mapped.get(topic, default),
+        worker.topic_epoch,
+        worker.group,
+        partition_of,
+        worker.cache_bytes,
+        await _opinions(settings),
     )
     replay = Replay(ClickHouseStore(shadow.address, worker.lookup_parallel), SystemClock(), options)
     with _no_collector():

@@ -22,11 +22,14 @@ from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap
-from agentrun_stream.model.opinions import Opinions
+from agentrun_stream.errors import UnavailableError
+from agentrun_stream.model.opinions import Opinions, Policy
+from agentrun_stream.model.trust import Registry
 from agentrun_stream.ports import Part
 from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
+from agentrun_stream.runtime.lineage import Kinship
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.rejudge import Rejudge
 from agentrun_stream.runtime.retention import Expiry, Removal
@@ -37,7 +40,8 @@ from agentrun_stream.store import migrate
 from agentrun_stream.store import settings as stored_settings
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
-from agentrun_stream.store.sweeps import ClickHouseSweeps, Horizons
+from agentrun_stream.store.lineage import ClickHouseLineages
+from agentrun_stream.store.sweeps import Horizons
 from agentrun_stream.store.trust import ClickHouseTrust
 from agentrun_stream.store.windows import ClickHouseWindows
 from agentrun_stream.telemetry.endpoint import Endpoint
@@ -101,7 +105,7 @@ def routes(settings: Settings) -> tuple[dict[str, Route], Route]:
 
 
 def build_worker(
-    settings: Settings, metrics: Metrics, log: FilteringBoundLogger, opinions: Opinions, *, resume: bool = False
+    settings: Settings, keeper: TrustKeeper, metrics: Metrics, log: FilteringBoundLogger, *, resume: bool = False
 ) -> Worker:
     """A worker on the real broker and store."""
     kafka, options = kafka_address(settings), settings.worker
@@ -130,19 +134,30 @@ def build_worker(
             default,
             RefusedLimit(options.dlq_stop_ratio, options.dlq_stop_window),
             resume,
-            opinions,
+            opinions_of(settings, keeper.current),
+            round(settings.trust.orphan_after_s * 1000),
         ),
     )
+
+
+def opinions_of(settings: Settings, registry: Callable[[str], Registry]) -> Opinions:
+    """What projections are made with: the registries in force, and the policies of the settings."""
+    trust = settings.trust
+    policies = {
+        name: Policy(mode, frozenset(trust.quarantine_on), trust.require_signed)
+        for name, mode in {**trust.policies, "": trust.policy}.items()
+    }
+    return Opinions(registry, lambda workspace: policies.get(workspace, policies[""]))
 
 
 def _name(settings: Settings) -> str:
     return settings.worker.instance_id or f"{socket.gethostname()}-{os.getpid()}"
 
 
-def build_keeper(settings: Settings, metrics: Metrics) -> TrustKeeper:
+def build_keeper(settings: Settings, metrics: Metrics, log: FilteringBoundLogger) -> TrustKeeper:
     """What knows the registries in force; a worker loads them before it folds the first record of a partition."""
     trust = ClickHouseTrust(store_address(settings))
-    keeper = TrustKeeper(trust, SystemClock(), settings.trust_folder, _name(settings))
+    keeper = TrustKeeper(trust, SystemClock(), log, settings.trust_folder, _name(settings))
     keeper.hear = lambda version: metrics.trust_version.set(version.version, workspace=version.workspace)
     return keeper
 
@@ -162,9 +177,9 @@ def build_sweeper(
     metrics: Metrics,
     log: FilteringBoundLogger,
 ) -> Sweeper:
-    """What asks about silent and old runs, removes expired ones and follows changed registries, beside a worker's loop."""
+    """The duties of an owner beside a worker's loop: silent and old runs, retention, children, changed registries."""
     (publisher, keeper), clock, days = helpers, SystemClock(), settings.retention
-    store, trust = ClickHouseSweeps(store_address(settings)), ClickHouseTrust(store_address(settings))
+    store, trust = ClickHouseLineages(store_address(settings)), ClickHouseTrust(store_address(settings))
     grace_s = settings.clickhouse.insert_timeout_s + _GRACE_MARGIN_S
     rules = LeaseRules(settings.leases.idle_timeout_s, settings.leases.max_age_s)
     general = None if days.horizon_days is None else round(days.horizon_days * _DAY_S)
@@ -177,11 +192,13 @@ def build_sweeper(
         removal.hear = metrics.runs_removed.inc
         rejudge = Rejudge(assigned, keeper, trust, clock, grace_s)
         rejudge.hear = metrics.runs_rejudged.inc
+        kinship = Kinship(assigned, store, clock, settings.trust.orphan_after_s)
+        kinship.hear = metrics.lineage_again.inc
         if not horizons:
-            return [leases, removal, rejudge]  # others may have asked
+            return [leases, removal, rejudge, kinship]  # others may have asked
         expiry = Expiry(assigned.part, horizons, store, publisher, clock)
         expiry.hear = metrics.expiries_asked.inc
-        return [leases, expiry, removal, rejudge]
+        return [leases, expiry, removal, rejudge, kinship]
 
     sweeper = Sweeper(worker.members, worker.source, clock, duties, settings.leases.sweep_every_s)
     sweeper.hear = SweepReport(log, metrics).hear
@@ -191,7 +208,15 @@ def build_sweeper(
 def shared_settings(settings: Settings) -> dict[str, str]:
     """The settings that decide what is stored, as text: the same for every worker of a store."""
     mapping = ",".join(f"{topic}={name}" for topic, name in sorted(settings.workspaces.items()))
-    return {"tenancy": settings.tenancy, "workspaces": mapping, "topic_epoch": str(settings.worker.topic_epoch)}
+    trust = settings.trust
+    policies = ",".join(f"{name}={mode}" for name, mode in sorted(trust.policies.items()))
+    bad = ",".join(sorted(trust.quarantine_on)) + (",unverifiable" if trust.require_signed else "")
+    return {
+        "tenancy": settings.tenancy,
+        "workspaces": mapping,
+        "topic_epoch": str(settings.worker.topic_epoch),
+        "policy": f"{trust.policy};{policies};{bad}",
+    }
 
 
 async def run_worker(
@@ -211,9 +236,11 @@ async def run_worker(
     await admin.check_input_topics(kafka, settings.events_topics)
     registry = CollectorRegistry()
     metrics = Metrics(registry, settings.events_topics)
-    keeper = build_keeper(settings, metrics)
-    worker = build_worker(settings, metrics, log, Opinions(registry=keeper.current), resume=resume)
+    keeper = build_keeper(settings, metrics, log)
+    worker = build_worker(settings, keeper, metrics, log, resume=resume)
     worker.members.prepare = keeper.load
+    with contextlib.suppress(UnavailableError):
+        await keeper.turn()  # what the files propose is in force for the first record already
     first = Part(settings.events_topics[0], 0)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
     endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)

@@ -121,6 +121,7 @@ def test_the_highest_version_is_in_force(trusting: Trusting) -> None:
         assert trusting.in_force() == first
     second = trusting.propose(4, ENTRIES[1])
     assert trusting.in_force() == second
+    assert trusting.everything().count("proposed_by") == 2
     registry = asyncio.run(trusting.trust.registry(second))
     assert (registry.version, registry.digest, list(registry.keys)) == (4, second.digest, [KIDS[1]])
     assert list(asyncio.run(trusting.other.registry(first)).keys) == [KIDS[0]]
@@ -142,9 +143,10 @@ def test_of_two_that_propose_at_once_everybody_trusts_the_same(trusting: Trustin
     assert [v for v in asyncio.run(trusting.other.in_force()) if v.workspace == trusting.workspace] == [winner]
 
 
-def test_of_two_contents_of_one_version_the_one_stored_first_wins(trusting: Trusting) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_contents_of_one_version_the_one_stored_first_wins(trusting: Trusting, order: int) -> None:
     """Whoever trusted by the other one meanwhile: every key that it named is looked at again."""
-    contents: list[dict[str, Any]] = [{"version": 1, "keys": [entry]} for entry in reversed(ENTRIES[:3])]
+    contents: list[dict[str, Any]] = [{"version": 1, "keys": [entry]} for entry in ENTRIES[:3][::order]]
     for content in contents:
         encoded = rows.row(proposal(trusting.version(1, content), content, None, "me"))
         asyncio.run(trusting.store.insert("trust_versions", [encoded]))

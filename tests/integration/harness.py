@@ -39,6 +39,7 @@ from agentrun_stream.testing.stack import Stack
 PARTITIONS = 4
 SYNC = {"mutations_sync": 2, "lightweight_deletes_sync": 2}
 DLQ = "agentrun.dlq."
+STILL_S = 3  # longer than the pause between two looks at who is to be shown again, as lanes have it
 
 T = TypeVar("T")
 
@@ -125,6 +126,7 @@ class Lane:
             "AGENTRUN_CLICKHOUSE__DATABASE": self.name,
             "AGENTRUN_WORKER__GROUP": self.name,
             "AGENTRUN_WORKER__SESSION_TIMEOUT_MS": "6000",
+            "AGENTRUN_LEASES__SWEEP_EVERY_S": "1",
             **self.settings,
         }
 
@@ -188,6 +190,21 @@ class Lane:
     def wait(self, timeout_s: float = 60.0) -> None:
         """Until everything on the lane's topic is stored."""
         asyncio.run(admin.wait_stored(self.kafka, self.name, (self.topic,), timeout_s))
+
+    def wait_judged(self, timeout_s: float = 60.0) -> None:
+        """Until every child was held against its parent, and nothing is shown again any more."""
+        waiting = """SELECT count() AS n FROM runs_latest ARRAY JOIN parents AS parent, parents_seen AS seen
+            WHERE closed_by IS NOT NULL AND seen = '' AND (workspace, parent) IN (SELECT workspace, run_id FROM runs)"""
+        rows = "SELECT groupBitXor(cityHash64(workspace, run_id, _version)) AS digest FROM runs_latest"
+        soon(lambda: self.one(waiting)["n"] == 0, timeout_s, "the look at the parents")
+        seen: list[object] = []
+
+        def still() -> bool:
+            time.sleep(1)
+            seen.append(self.one(rows)["digest"])
+            return len(seen) > STILL_S and len(set(seen[-STILL_S:])) == 1
+
+        soon(still, timeout_s, "an end of showing runs again")
 
     def letters(self) -> list[Letter]:
         """The dead letters of this lane, in order of the records that they are about."""

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.stack
 
 WEEK_S = 7 * 86_400
 USAGE = {"usage": {"model": "m", "input_tokens": 3, "output_tokens": 4}}
-MOVES = frozenset({"revision", "last_event_at", "projected_at"})  # with every change of a closed run
+MOVES = frozenset({"revision", "last_event_at", "projected_at", "judged_at"})  # with every change of a closed run
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,13 @@ CASES = [
         "run-before-its-steps",
         [run_event("run-before-its-steps", cost={"cost_usd": 0.5})],
         [step_event("run-before-its-steps", f"s{n}", metadata=USAGE) for n in range(3)],
-        {"steps": 3, "tool_calls": 3, "step_input_tokens": 9, "step_output_tokens": 12},
+        {
+            "verdict_reasons": ["steps_uncovered"],
+            "steps": 3,
+            "tool_calls": 3,
+            "step_input_tokens": 9,
+            "step_output_tokens": 12,
+        },
     ),
     Case("same-batch-twice", batch("same-batch-twice"), batch("same-batch-twice")),
     Case(

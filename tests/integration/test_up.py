@@ -231,14 +231,26 @@ def test_a_broken_cache_is_told_and_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_the_demo_shows_a_fleet_and_leaves_nothing(tmp_path: Path) -> None:
-    """Exit code 0 says that the audit found nothing and that the tables hold the fleet's own totals."""
+    """Exit code 0 says that the audit found nothing and that the tables hold the fleet's own totals and verdicts."""
     done = agentrun(tmp_path / "unused", "demo", "--runs", "120", "--exit", "-o", "json")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert shown["problems"] == []
     assert shown["audit_residual"] == 0
     assert shown["totals"]["runs"] == 120
+    words = {row["verdict"]: row["expected"] for row in shown["runs_by_verdict"]}
+    assert {row["verdict"]: row["found"] for row in shown["runs_by_verdict"]} == words
+    assert sum(words.values()) == 120
+    assert words["verified"] > 60
+    assert words.keys() >= {"rejected", "mismatch", "unverifiable"}
     assert shown["records_per_second"] > 0
-    assert {"runs_by_status", "cost_by_agent", "refused", "slowest_tools", "freshness"} <= shown.keys()
+    assert {
+        "runs_by_status",
+        "runs_by_verdict",
+        "cost_by_agent",
+        "refused",
+        "slowest_tools",
+        "freshness",
+    } <= shown.keys()
     assert b"Traceback" not in done.stderr
     assert not (tmp_path / "unused").exists(), "a demo that ends uses a folder of its own"

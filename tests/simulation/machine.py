@@ -223,6 +223,10 @@ class GatedStore:
         await self._asked()
         return found
 
+    async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        await self._asked()
+        return await self._store.kin(keys)
+
     async def journal_end(self, part: Part) -> tuple[int, int] | None:
         await self._asked()
         return await self._store.journal_end(part)
@@ -242,10 +246,6 @@ class GatedStore:
     async def evidence(self, run: RunKey, version: int) -> bytes | None:
         await self._asked()
         return await self._store.evidence(run, version)
-
-    async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
-        await self._asked()
-        return await self._store.kin(keys)
 
     async def _asked(self) -> None:
         await self._machine.pause()

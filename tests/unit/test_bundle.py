@@ -19,7 +19,7 @@ from agentrun_stream.codec.fast import STEP_MEMBERS
 from agentrun_stream.codec.jwks import registry_of
 from agentrun_stream.codec.keynames import base64url
 from agentrun_stream.model.dossier import Dossier, Evidence, Keys, Snapshot, StoredClaim, StoredStep
-from agentrun_stream.model.lineage import LINEAGE_REASONS
+from agentrun_stream.model.lineage import REASONS as LINEAGE_REASONS
 from agentrun_stream.model.opinions import Opinions
 from agentrun_stream.model.words import FINDINGS, REASONS, meaning, sentence
 from agentrun_stream.ports import Part

@@ -1,5 +1,6 @@
 """Decisions of commands: which dead letters are sent again, what /metrics says, what doctor and demo call wrong."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,12 +94,13 @@ def test_doctor_judges_room_and_clocks() -> None:
 
 
 def test_the_demo_names_what_is_not_as_the_fleet_says() -> None:
-    totals = FleetTotals(records=10, runs=2)
+    totals = FleetTotals(records=10, runs=2, runs_by_verdict=Counter(verified=1, rejected=1))
     shown = {
         "audit_residual": 3,
         "records": 9,
         "totals": {"runs": 2, "steps": 0, "evals": 0},
         "runs_by_status": [{"status": None, "runs": 1}],
+        "runs_by_verdict": [{"verdict": "verified", "found": 2}, {"verdict": "rejected", "found": 0}],
         "cost_by_agent": [{"cost": None}],
         "refused": [],
     }
@@ -107,5 +109,6 @@ def test_the_demo_names_what_is_not_as_the_fleet_says() -> None:
         "the audit found 3 differences",
         "records acknowledged",
         "runs by status",
+        "runs by verdict",
     ]
     assert len(_problems(shown, Published(totals, 9, 0.0), compare=False)) == 2

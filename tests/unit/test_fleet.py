@@ -50,10 +50,10 @@ def good_events(records: list[Record]) -> list[dict[str, Any]]:
 
 
 def last_by_id(events: list[dict[str, Any]], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Fold in the simplest way: the newest envelope time wins."""
+    """Fold in the simplest way: the newest envelope time wins, forged corrections aside."""
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for event in events:
-        if event["type"] == f"agentrun.{kind}.v1":
+        if event["type"] == f"agentrun.{kind}.v1" and not event["id"].endswith("/run/forged"):
             key = (event["subject"], event["data"].get("id", ""))
             if key not in newest or event["time"] >= newest[key]["time"]:
                 newest[key] = event
@@ -87,7 +87,7 @@ def test_totals_add_up_to_what_the_records_say() -> None:
 
 
 def test_a_finished_run_costs_what_its_steps_used() -> None:
-    events = good_events(fleet()[0])
+    events = good_events(fleet(shares=FleetShares(tampered=0))[0])
     used: dict[str, int] = collections.Counter()
     for (run_id, _), event in last_by_id(events, "step").items():
         used[run_id] += event["data"].get("metadata", {}).get("usage", {}).get("output_tokens", 0)

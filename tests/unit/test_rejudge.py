@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import orjson
 import pytest
+import structlog
 
 from agentrun_stream.codec import ed25519
 from agentrun_stream.codec.cloudevents import NO_ROUTE
@@ -51,7 +52,7 @@ class World:
     def own(self) -> None:
         """A new owner, as after a crash."""
         self.assigned = Assigned(PART, 1, NO_ROUTE, 0, lambda _key: 0, "group")
-        self.keeper = TrustKeeper(self.trust, self.clock)
+        self.keeper = TrustKeeper(self.trust, self.clock, structlog.get_logger())
         self.duty = Rejudge(self.assigned, self.keeper, self.trust, self.clock, GRACE_S)
         self.duty.hear = self._hear
         asyncio.run(self.keeper.load())
@@ -229,6 +230,19 @@ def test_a_newer_version_takes_the_place_of_one_that_is_not_followed_yet() -> No
     world.clock.s += GRACE_S
     assert world.work() == {"a", "b"}
     assert world.followed() == {1, 3}
+
+
+def test_what_one_workspace_followed_says_nothing_of_another() -> None:
+    """Versions are a workspace's own, though they be the same numbers."""
+    world = World()
+    world.put_in_force(1, ENTRIES[2], workspace="beta")
+    world.work()
+    world.clock.s += GRACE_S
+    world.work()
+    world.sign("a")
+    world.put_in_force(1, ENTRIES[0])
+    world.put_in_force(2, ENTRIES[0], ENTRIES[1])
+    assert world.turn() == {"a"}
 
 
 def test_a_version_without_a_changed_key_concerns_nobody() -> None:

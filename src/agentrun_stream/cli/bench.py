@@ -39,6 +39,11 @@ _UNITS: Final = {
     "max_seconds": "s",
 }
 
+_WRONG: Final = {
+    "audit_residual": "the audit found differences",
+    "verdicts_differ": "runs have other verdicts than they were made for",
+}
+
 
 @bench.command(epilog="Example: agentrun bench drain --steps 1000000 -o json")
 def drain(
@@ -47,15 +52,25 @@ def drain(
     bad: Annotated[float, typer.Option(min=0, max=0.5, help="Share of bad records.")] = 0.0,
     repeated: Annotated[float, typer.Option(min=0, max=0.5, help="Share of repeated records.")] = 0.0,
     late: Annotated[float, typer.Option(min=0, max=0.5, help="Share of steps after the end of their run.")] = 0.0,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Drain the load unsigned, then signed, and compare the two.")
+    ] = False,
+    tampered: Annotated[
+        float, typer.Option(min=0, max=1, help="With --signed: share of runs that are tampered with.")
+    ] = 0.01,
     seed: Annotated[int, typer.Option(help="Seed of the load.")] = 1,
     folder: FolderOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Fill the topic, drain it by one worker, audit the result. Exit code 1 unless the residual is 0."""
+    """Fill the topic, drain it by one worker, audit the result.
+
+    Exit code 1 unless the residual is 0 and every run has the verdict that it was made for.
+    """
     from agentrun_stream.cli import bench_drain  # noqa: PLC0415 - heavy
 
-    options = bench_drain.Drain(steps, open_runs, bad, repeated, late, seed)
-    _show(lambda where: bench_drain.drain(options, where, settings_for(None), say), folder, output)
+    options = bench_drain.Drain(steps, open_runs, bad, repeated, late, seed, tampered=tampered)
+    measure = bench_drain.drain_both if signed else bench_drain.drain
+    _show(lambda where: measure(options, where, settings_for(None), say), folder, output)
 
 
 @bench.command(epilog="Example: agentrun bench freshness --rate 5000")
@@ -100,13 +115,10 @@ def _show(work: Callable[[Path], dict[str, Any]], folder: Path | None, output: O
         with tempfile.TemporaryDirectory(prefix="agentrun-bench-") as temporary:
             figures = work(Path(temporary))
     _figures(figures, output)
+    wrong = [text for name, text in _WRONG.items() if figures.get(name)]
     if output is not Output.JSON:
-        write(
-            "Correct: the audit's residual is 0."
-            if not figures["audit_residual"]
-            else "WRONG: the audit found differences."
-        )
-    if figures["audit_residual"]:
+        write(f"WRONG: {' and '.join(wrong)}." if wrong else "Correct: the audit's residual is 0.")
+    if wrong:
         raise typer.Exit(EXIT_NO)
 
 
@@ -114,5 +126,10 @@ def _figures(figures: dict[str, Any], output: Output) -> None:
     if output is Output.JSON:
         as_json(figures)
     else:
-        rows = [{"figure": k, "value": f"{v:,}", "unit": _UNITS.get(k, "")} for k, v in figures.items()]
+        rows = [{"figure": k, "value": f"{v:,}", "unit": _unit(k)} for k, v in figures.items()]
         table("", {"figure": "figure", "value": "value", "unit": "unit"}, rows)
+
+
+def _unit(figure: str) -> str:
+    """The unit of a figure, also where it is told of both the unsigned and the signed load."""
+    return _UNITS.get(figure.removeprefix("unsigned_").removeprefix("signed_"), "")

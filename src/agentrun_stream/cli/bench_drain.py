@@ -9,8 +9,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,17 +21,22 @@ from agentrun_stream.broker.bulk import BulkProducer
 from agentrun_stream.broker.jars import jars_folder
 from agentrun_stream.broker.kafka import KafkaAddress
 from agentrun_stream.broker.scan import read_topic
-from agentrun_stream.config import Settings, load_settings
+from agentrun_stream.childproc import private_folder
+from agentrun_stream.config import Endpoints, Settings, load_settings
 from agentrun_stream.errors import UnavailableError
 from agentrun_stream.ports import Part, Record
 from agentrun_stream.proof import run_audit
+from agentrun_stream.store import queries
 from agentrun_stream.store.client import connect, execute
 from agentrun_stream.store.writer import insert
 from agentrun_stream.supervisor import StackOptions, Supervisor
 from agentrun_stream.testing.folding import encoded_steps
+from agentrun_stream.testing.keys import register
 from agentrun_stream.testing.load import Load, bench_load
+from agentrun_stream.testing.load_signing import bench_registry
 from agentrun_stream.wiring import kafka_address, run_worker, store_address
 
+TRUST_FOLDER: Final = "trust"
 RAW_ROWS: Final = 200_000
 RAW_INSERT_ROWS: Final = 20_000
 _DRAIN_TIMEOUT_S: Final = 1_800
@@ -40,7 +46,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """What to drain. The shares are of step events."""
+    """What to drain. The shares are of step events; `tampered` is of runs, where they are `signed`."""
 
     steps: int = 1_000_000
     open_runs: int = 500
@@ -48,6 +54,29 @@ class Drain:
     repeated: float = 0.0
     late: float = 0.0
     seed: int = 1
+    signed: bool = False
+    tampered: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """How many records the topic holds, and the headlines of their runs."""
+
+    records: int
+    verdicts: Counter[str]
+
+
+def drain_both(options: Drain, folder: Path, settings: Settings, say: Say) -> dict[str, Any]:
+    """Drain the same load unsigned, then signed, each on a stack of its own; returns the figures of both and their ratio."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, signed in (("unsigned", False), ("signed", True)):
+        say(f"The load, {name}.")
+        found[name] = drain(replace(options, signed=signed), private_folder(folder / name), settings, say)
+    both = {f"{name}_{figure}": value for name, figures in found.items() for figure, value in figures.items()}
+    both["signed_of_unsigned"] = round(both["signed_steps_per_second"] / both["unsigned_steps_per_second"], 3)
+    for figure in ("audit_residual", "verdicts_differ"):
+        both[figure] = sum(figures[figure] for figures in found.values())
+    return both
 
 
 def drain(options: Drain, folder: Path, settings: Settings, say: Say) -> dict[str, Any]:
@@ -56,23 +85,31 @@ def drain(options: Drain, folder: Path, settings: Settings, say: Say) -> dict[st
     endpoints = stack.start()
     try:
         mine = load_settings(
-            {"kafka.bootstrap": endpoints.kafka, "clickhouse.url": endpoints.clickhouse, "data": folder}
+            {
+                "kafka.bootstrap": endpoints.kafka,
+                "clickhouse.url": endpoints.clickhouse,
+                "data": folder,
+                "trust.dir": folder / TRUST_FOLDER,
+            }
         )
+        if options.signed:
+            register(folder / TRUST_FOLDER, bench_registry(options.seed))
         say(f"Filling the topic: {options.steps:,} steps, {options.open_runs:,} runs open at once.")
-        records = asyncio.run(_fill(options, kafka_address(mine)))
-        say(f"{records:,} records. Yardstick: raw consumption.")
+        filled = asyncio.run(_fill(options, kafka_address(mine)))
+        say(f"{filled.records:,} records. Yardstick: raw consumption.")
         raw_consume = asyncio.run(_raw_consume(kafka_address(mine)))
         say("Draining.")
-        worker = _worker(records, endpoints.kafka, endpoints.clickhouse, folder)
+        worker = _worker(filled.records, endpoints, folder)
         say("Yardstick: raw insert of step rows.")
         raw_insert = _raw_insert(mine)
         say("Auditing.")
         findings = asyncio.run(run_audit(mine))
+        verdicts = _verdicts(mine, filled.verdicts)
     finally:
         stack.stop()
     return {
         "steps": options.steps,
-        "records": records,
+        "records": filled.records,
         "open_runs": options.open_runs,
         "seconds": round(worker["seconds"], 3),
         "steps_per_second": round(options.steps / worker["seconds"]),
@@ -80,12 +117,13 @@ def drain(options: Drain, folder: Path, settings: Settings, say: Say) -> dict[st
         "worker_rss_mb": round(worker["rss_mb"]),
         "raw_consume_per_second": round(raw_consume),
         "raw_insert_per_second": round(raw_insert),
+        **verdicts,
         "audit_residual": findings.total,
         "refused": findings.refused,
     }
 
 
-async def _fill(options: Drain, address: KafkaAddress) -> int:
+async def _fill(options: Drain, address: KafkaAddress) -> _Filled:
     load = Load(
         steps=options.steps,
         open_runs=options.open_runs,
@@ -94,11 +132,24 @@ async def _fill(options: Drain, address: KafkaAddress) -> int:
         bad=options.bad,
         repeated=options.repeated,
         late=options.late,
+        signed=options.signed,
+        tampered=options.tampered,
     )
+    verdicts: Counter[str] = Counter()
     async with BulkProducer(address, topics.EVENTS) as producer:
-        for record in bench_load(load):
+        for record in bench_load(load, verdicts):
             await producer.send(record.key, record.value, record.headers)
-    return producer.acknowledged
+    return _Filled(producer.acknowledged, verdicts)
+
+
+def _verdicts(settings: Settings, generated: Counter[str]) -> dict[str, int]:
+    """The headlines found beside those generated, and how many of them are not as they must be."""
+    rows = queries.runs_by_verdict(connect(store_address(settings)))
+    found = Counter({str(row["verdict"]): int(row["runs"]) for row in rows})
+    figures: dict[str, int] = {}
+    for word in sorted(found.keys() | generated.keys()):
+        figures |= {f"runs_{word}_generated": generated[word], f"runs_{word}_found": found[word]}
+    return figures | {"verdicts_differ": sum(abs(found[w] - generated[w]) for w in found.keys() | generated.keys())}
 
 
 async def _raw_consume(address: KafkaAddress) -> float:
@@ -137,11 +188,12 @@ async def _some_records(address: KafkaAddress) -> list[tuple[Part, Sequence[Reco
 # ---- the worker, in a process of its own
 
 
-def _worker(records: int, kafka: str, clickhouse: str, folder: Path) -> dict[str, float]:
-    addresses = [f"AGENTRUN_KAFKA__BOOTSTRAP={kafka}", f"AGENTRUN_CLICKHOUSE__URL={clickhouse}"]
+def _worker(records: int, endpoints: Endpoints, folder: Path) -> dict[str, float]:
+    addresses = [f"AGENTRUN_KAFKA__BOOTSTRAP={endpoints.kafka}", f"AGENTRUN_CLICKHOUSE__URL={endpoints.clickhouse}"]
     command = [
         "env",  # the environment itself is the settings' business alone
         *addresses,
+        f"AGENTRUN_TRUST__DIR={folder / TRUST_FOLDER}",
         sys.executable,
         "-m",
         "agentrun_stream.cli",

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 from agentrun_stream import topics
 from agentrun_stream.broker.bulk import BulkProducer
 from agentrun_stream.broker.jars import jars_folder
@@ -127,7 +129,7 @@ async def _publish(options: Freshness, address: KafkaAddress, watch: _Watch) -> 
                     newest = record
             await producer.flush()
             if newest is not None:
-                step_id = newest.value.split(b'"data":{"id":"', 1)[1].split(b'"', 1)[0].decode()
+                step_id = orjson.loads(newest.value)["data"]["id"]
                 watch.acknowledged(newest.key.decode(), step_id, time.monotonic())
             await asyncio.sleep(max(0.0, started + tick * TICK_S - time.monotonic()))
     return producer.acknowledged

@@ -5,8 +5,9 @@ import contextlib
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -29,11 +30,17 @@ from agentrun_stream.store import queries
 from agentrun_stream.store.client import connect
 from agentrun_stream.supervisor import Supervisor
 from agentrun_stream.testing.fleet import FleetTotals, demo_fleet
+from agentrun_stream.testing.fleet_signing import fleet_registry
+from agentrun_stream.testing.keys import WORKSPACE, register
+from agentrun_stream.trust.folder import registry_path
 from agentrun_stream.wiring import kafka_address, store_address
 
 WAIT_S: Final = 600.0
 SEED: Final = 1
 CHUNK_RECORDS: Final = 500
+TRUST_FOLDER: Final = "trust"
+LINEAGE_WAIT_S: Final = 30.0
+LINEAGE_POLL_S: Final = 0.25
 
 app = typer.Typer()
 
@@ -57,17 +64,27 @@ def demo(
     workers: Annotated[int, typer.Option(min=1, max=16, help="How many workers to run.")] = 1,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Start a stack, publish a seeded fleet of agents, and show what came out."""
+    """Start a stack, publish a seeded fleet of agents, and show what came out.
+
+    Its runs are signed with made-up keys, which that stack trusts and which must never be trusted elsewhere.
+    """
     require_embedded()
     chosen = settings_for(data)
     with _folder(chosen, named=data is not None, temporary=exit_) as folder, stopping() as stop:
-        # The stack's own addresses, whatever clusters the environment names.
-        supervisor = Supervisor(stack_options(chosen, folder, workers), say)
+        # The stack's own addresses and keys, whatever clusters and registries the environment names.
+        trust = folder / TRUST_FOLDER
+        # On a folder with an earlier fleet, another one: the same again would change nothing that could be seen.
+        seed = int(time.time()) if registry_path(trust, WORKSPACE).exists() else SEED
+        options = replace(
+            stack_options(chosen, folder, workers),
+            environment={"AGENTRUN_TRUST__DIR": str(trust)},
+            prepare=lambda: register(trust, fleet_registry(seed)),
+        )
+        supervisor = Supervisor(options, say)
         try:
             found = supervisor.start()
-            local = {"kafka__bootstrap": found.kafka, "clickhouse__url": found.clickhouse}
-            settings = settings_for(folder, **local)
-            shown = _show(settings, runs)
+            local = {"kafka__bootstrap": found.kafka, "clickhouse__url": found.clickhouse, "trust__dir": trust}
+            shown = _show(settings_for(folder, **local), runs, seed)
             as_json(shown) if output is Output.JSON else console().print(_screen(shown))
             stop.armed = True
             if not exit_:
@@ -93,23 +110,23 @@ def _folder(settings: Settings, *, named: bool, temporary: bool) -> Iterator[Pat
         yield settings.data / "demo"
 
 
-def _show(settings: Settings, runs: int) -> dict[str, Any]:
+def _show(settings: Settings, runs: int, seed: int) -> dict[str, Any]:
     """Publish, wait, ask, audit."""
     client = connect(store_address(settings))
-    fresh = queries.totals(client)["runs"] == 0
-    # On a folder with an earlier fleet, another one: the same again would change nothing that could be seen.
-    seed = SEED if fresh else int(time.time())
+    fresh, before = queries.totals(client)["runs"] == 0, _by_verdict(client)
     address = kafka_address(settings)
     published = run(_publish(address, runs, seed))
     say(f"{published.acknowledged:,} records acknowledged; waiting until they are stored.")
     run(wait_stored(address, settings.worker.group, settings.events_topics, WAIT_S))
     seconds = time.monotonic() - published.started
+    verdicts = _verdicts(client, before, published.totals.runs_by_verdict)
     shown: dict[str, Any] = {
         "records": published.acknowledged,
         "seconds": round(seconds, 2),
         "records_per_second": round(published.acknowledged / seconds),
         "totals": queries.totals(client),
         "runs_by_status": queries.runs_by_status(client),
+        "runs_by_verdict": verdicts,
         "cost_by_agent": queries.cost_by_agent(client),
         "refused": queries.refused_by_reason(client),
         "slowest_tools": queries.slowest_tools(client),
@@ -121,6 +138,25 @@ def _show(settings: Settings, runs: int) -> dict[str, Any]:
     shown["compared"] = fresh
     shown["problems"] = _problems(shown, published, compare=fresh)
     return shown
+
+
+def _by_verdict(client: queries.Connection) -> Counter[str]:
+    return Counter({row["verdict"]: row["runs"] for row in queries.runs_by_verdict(client)})
+
+
+def _verdicts(client: queries.Connection, before: Counter[str], expected: Counter[str]) -> list[queries.Row]:
+    """The headlines expected of this fleet, beside those that came to the ones of `before`.
+
+    A child is looked at again when its parent has arrived, soon after the last record: this waits for it.
+    """
+    until = time.monotonic() + LINEAGE_WAIT_S
+    while True:
+        found = _by_verdict(client)
+        found.subtract(before)
+        if found == expected or time.monotonic() > until:
+            words = sorted(found.keys() | expected.keys(), key=lambda word: (-expected[word], word))
+            return [{"verdict": word, "expected": expected[word], "found": found[word]} for word in words]
+        time.sleep(LINEAGE_POLL_S)
 
 
 async def _publish(address: KafkaAddress, runs: int, seed: int) -> Published:
@@ -150,6 +186,8 @@ def _problems(shown: Mapping[str, Any], published: Published, *, compare: bool) 
         pairs += [("evals", sums["evals"], totals.evals)]
         by_status = {row["status"]: row["runs"] for row in shown["runs_by_status"]}
         pairs += [("runs by status", by_status, dict(totals.runs_by_status))]
+        by_verdict = {row["verdict"]: row["found"] for row in shown["runs_by_verdict"] if row["found"]}
+        pairs += [("runs by verdict", by_verdict, dict(totals.runs_by_verdict))]
         by_reason = {row["reason"]: row["records"] for row in shown["refused"]}
         pairs += [("refused by reason", by_reason, dict(totals.refused))]
         known = sum(row["cost"] for row in shown["cost_by_agent"] if row["cost"] is not None)
@@ -159,11 +197,13 @@ def _problems(shown: Mapping[str, Any], published: Published, *, compare: bool) 
 
 def _screen(shown: Mapping[str, Any]) -> Group:
     agents = {"agent_id": "agent", "runs": "runs", "cost": "reported cost", "unpriced": "runs without"}
+    verdicts = {"verdict": "verdict", "expected": "expected", "found": "found"}
     tools = {"tool": "tool", "calls": "calls", "failed": "failed", "p50_ms": "half within", "p95_ms": "95 % within"}
     fresh, sums = shown["freshness"], shown["totals"]
     took = {"p50_ms": milliseconds, "p95_ms": milliseconds}
     tables = [
         make_table("Runs by status", {"status": "status", "runs": "runs"}, shown["runs_by_status"]),
+        make_table("Runs by verdict", verdicts, shown["runs_by_verdict"]),
         make_table("Cost by agent", agents, shown["cost_by_agent"], {"cost": money}),
         make_table("Refused by reason", {"reason": "reason", "records": "records"}, shown["refused"]),
         make_table("Slowest tools", tools, shown["slowest_tools"], took),

@@ -3,6 +3,8 @@
 Must not live here: the rules (runtime/recheck/), SQL (store/evidence.py).
 """
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +17,17 @@ from agentrun_stream.cli.output import as_json, table, write
 from agentrun_stream.codec.jwks import public_content
 from agentrun_stream.errors import UsageError
 from agentrun_stream.model.dossier import Dossier, Finding, Keys
+from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.trust import Key, Registry
 from agentrun_stream.model.verdict import Verdict
 from agentrun_stream.model.words import NOT_PROVED_STORED, meaning, sentence
-from agentrun_stream.runtime.recheck import Recheck, readable, recheck, registry_in, uncovered
+from agentrun_stream.ports import RunKey
+from agentrun_stream.runtime.lineage import resolve
+from agentrun_stream.runtime.recheck import Recheck, child_in, readable, recheck, registry_in, uncovered
 from agentrun_stream.runtime.recheck.bundle import Bundle, read_bundle, told, write_bundle
 from agentrun_stream.store.evidence import dossier_of, workspaces_of
+from agentrun_stream.store.lineage import kin
+from agentrun_stream.store.queries import Connection
 from agentrun_stream.telemetry.logs import clean
 from agentrun_stream.trust.folder import load
 
@@ -60,7 +67,7 @@ def look_at_run(run: str, workspace: str | None, data: Path | None, registry: Pa
             f"There is neither a file nor a stored run {printable(run)!r}.",
             "See `agentrun runs`; a run shows up once its first event is stored.",
         )
-    return _looked(dossier, registry, _IN_STORE)
+    return _looked(dossier, registry, _IN_STORE, client)
 
 
 def look_at_bundle(raw: bytes, workspace: str | None, registry: Path | None) -> Looked:
@@ -87,16 +94,31 @@ def save(looked: Looked, path: Path, now: datetime) -> None:
         raise UsageError(f"{path} can't be written: {error.strerror}.", "Name another file.") from None
 
 
-def _looked(dossier: Dossier, registry: Path | None, where: str) -> Looked:
+def _looked(dossier: Dossier, registry: Path | None, where: str, client: Connection | None = None) -> Looked:
+    """Judge the run; its ancestors are looked up where there is a store, else as the dossier has them."""
+    if registry is not None:
+        keys, jwks = load_file(registry)
+        mine = Keys(keys.version, keys.digest, orjson.loads(public_content(jwks)))
+        dossier, where = replace(dossier, keys=mine), str(registry)
     with readable():
-        if registry is None:
-            keys = registry_in(dossier.keys)
-            return Looked(dossier, keys, where, recheck(dossier, keys))
-    keys, jwks = load_file(registry)
-    with readable():
-        found = recheck(dossier, keys, in_force=False)
-    mine = Keys(keys.version, keys.digest, orjson.loads(public_content(jwks)))
-    return Looked(replace(dossier, keys=mine), keys, str(registry), found)
+        keys = registry_in(dossier.keys)
+        if client is not None:
+            dossier = replace(dossier, kin=_kin(client, dossier, keys))
+        return Looked(dossier, keys, where, recheck(dossier, keys, in_force=registry is None))
+
+
+def _kin(client: Connection, dossier: Dossier, registry: Registry) -> dict[str, dict[str, Any]]:
+    """The rows of the run's ancestors, level by level."""
+    child = child_in(dossier, registry)
+    found: dict[RunKey, Kin] = {}
+
+    async def load(keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        found.update(rows := kin(client, keys))
+        return rows
+
+    if child is not None:
+        asyncio.run(resolve(load, {(dossier.workspace, dossier.run_id): child}, 0, 0))
+    return {run_id: row._asdict() for (_, run_id), row in found.items()}
 
 
 def load_file(path: Path) -> tuple[Registry, dict[str, Any]]:
@@ -184,7 +206,7 @@ def _facts(looked: Looked) -> dict[str, Any]:
         "registry": f"version {looked.registry.version}, {looked.where}",
         "workspace": dossier.workspace,
         "judged at": None if verdict.judged_at_s is None else _moment(verdict.judged_at_s),
-        "stored verdict": None if row is None else f"{row['verdict']}, by version {row['trust_version']}",
+        "stored verdict": None if row is None else f"{row.get('verdict')}, by version {row.get('trust_version')}",
         "verifier": verdict.verifier,
     }
 

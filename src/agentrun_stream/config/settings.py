@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from agentrun_stream import limits, topics
 from agentrun_stream.config.folders import cache_folder, data_folder
+from agentrun_stream.model.verdict import BAD_HEADLINES
 
 PREFIX: Final = "AGENTRUN_"
 
@@ -177,10 +178,40 @@ class RetentionSettings(_Section):
 
 
 class TrustSettings(_Section):
-    """Whose signatures are trusted."""
+    """Whose signatures are trusted, and what becomes of a run whose verdict is bad."""
 
     dir: Path | None = _setting(
         None, "path", "Folder of registries, one `<workspace>.jwks.json` each; unset: `trust` in the data folder."
+    )
+    policy: Literal["off", "warn", "enforce"] = _setting(
+        "off",
+        "mode",
+        "What a bad verdict does: nothing, a flag on the run, or the quarantine topic instead of the runs topic.",
+    )
+    policies: dict[str, Literal["off", "warn", "enforce"]] = _setting(
+        {}, "workspace=mode", "The same for single workspaces."
+    )
+    quarantine_on: tuple[str, ...] = _setting(
+        ("rejected", "mismatch", "revoked"), "headlines", "The verdicts that are bad."
+    )
+    require_signed: bool = _setting(default=False, unit="yes/no", meaning="Whether an unverifiable run is bad, too.")
+
+    @field_validator("policies")
+    @classmethod
+    def _are_workspaces(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(_WORKSPACE.match(name) for name in value):
+            raise ValueError("must name workspaces")
+        return value
+
+    @field_validator("quarantine_on")
+    @classmethod
+    def _are_headlines(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(value) <= BAD_HEADLINES:
+            raise ValueError(f"must be some of {', '.join(sorted(BAD_HEADLINES))}")
+        return value
+
+    orphan_after_s: float = _setting(
+        86_400.0, "s", "Wait for a parent, its end or its claim, after which a run is `orphaned`.", gt=0
     )
 
     @field_validator("dir")

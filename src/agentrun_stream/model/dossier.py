@@ -63,9 +63,9 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Dossier:
-    """A run's evidence, its other objects, its row of `runs`, and the keys.
+    """A run's evidence, its other objects, its row of `runs`, the keys, and what other runs say as its ancestors (`Kin`).
 
-    `marks` are by step; `evals` say who gave each; `parents_seen` is what was looked at of the parents, by whoever projected.
+    `marks` are by step; `evals` say who gave each.
     """
 
     workspace: str
@@ -78,6 +78,7 @@ class Dossier:
     evals: dict[str, str] = field(default_factory=dict)
     row: Row | None = None
     keys: Keys = field(default_factory=Keys)
+    kin: dict[str, Row] = field(default_factory=dict)
 
 
 class Finding(NamedTuple):

@@ -27,13 +27,13 @@ PARENT_UNKNOWN: Final = "parent_unknown"
 PARENT_OPEN: Final = "parent_open"
 PARENT_UNPROVED: Final = "parent_unproved"
 PARENT_EXPIRED: Final = "parent_expired"
-LINEAGE_REASONS: Final = frozenset(
+REASONS: Final = frozenset(
     {LINEAGE_CYCLE, LINEAGE_MISMATCH, LINEAGE_TOO_DEEP, ANCESTOR_CYCLE, PARENT_UNNAMED, PARENT_HASH_MISMATCH}
 ) | {PARENT_GENESIS_MISMATCH, PARENT_UNKNOWN, PARENT_OPEN, PARENT_UNPROVED, PARENT_EXPIRED}
 
 
 class Kin(NamedTuple):
-    """What is looked at of an ancestor's row. `axis` is its own lineage axis, `version` that of the row, as text.
+    """What is looked at of an ancestor's row. `axis` is its own lineage axis, `version` a digest of all this.
 
     `genesis` is None unless the claim shown is trusted. Of an expired run `run_hash`, `lineage`, `genesis` may be gone.
     """
@@ -61,7 +61,7 @@ class Child(NamedTuple):
 
 
 class Lineage(NamedTuple):
-    """The lineage axis and its reason codes, sorted. `seen` is for each parent the version of the row looked at, or ''."""
+    """The lineage axis and its reason codes, sorted. `seen` is for each parent the digest of what was looked at, or ''."""
 
     axis: str
     reasons: tuple[str, ...] = ()

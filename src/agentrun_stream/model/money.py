@@ -30,3 +30,8 @@ def difference(new: Decimal | None, old: Decimal | None) -> Decimal | None:
 def text(value: Decimal | None) -> str | None:
     """The amount with its 12 decimals, never in exponent form."""
     return None if value is None else format(value, "f")
+
+
+def rounded(value: Decimal) -> Decimal:
+    """An amount of any precision with 12 decimals, half-even: once, where it is stored."""
+    return _CONTEXT.add(value.quantize(_QUANTUM, context=_CONTEXT), _ZERO)

@@ -188,6 +188,9 @@ class RunState:
     expired: dict[str, Any] | None = None
     # The cache's own notes: the last batch that touched the run, and what it counted for its size.
     mark: int = field(default=-1, compare=False)
+    shown: tuple[int, tuple[Any, ...]] | None = field(
+        default=None, compare=False
+    )  # as `runs` will have it: see show.py
     cached_bytes: int = field(default=0, compare=False)
 
     def forget(self) -> None:

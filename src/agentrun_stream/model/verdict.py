@@ -5,10 +5,24 @@ Must not live here: cryptography, or trust in keys.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 VERIFIER: Final = "arsig1/1"  # the suite, and a number that rises when this verifier changes its mind
 STEPS_UNCOVERED: Final = "steps_uncovered"
+
+
+AXIS_VALUES: Final = {
+    "headline": ("verified", "rejected", "mismatch", "revoked", "pending", "unverifiable", "orphaned"),
+    "hash": ("match", "mismatch", "absent"),
+    "chain": ("intact", "gap", "fork", "truncated", "wrong_run", "absent"),
+    "signature": (
+        *("trusted", "valid_untrusted", "invalid", "unsigned", "malformed", "unsupported_suite", "key_expired"),
+        *("key_revoked", "scope_violation", "tenant_mismatch"),
+    ),
+    "lineage": ("root", "linked", "pending", "orphaned", "mismatch", "cycle", "too_deep"),
+    "log": ("unlogged",),
+}
+BAD_HEADLINES: Final = frozenset(AXIS_VALUES["headline"]) - {"verified", "pending"}
 
 
 class Verdict(NamedTuple):
@@ -66,13 +80,3 @@ _HEADLINES: Final[tuple[tuple[str, Callable[[Axes], bool]], ...]] = (
 def headline(axes: Axes) -> str:
     """The one word for a run. What no line of the table knows is not verified."""
     return next((word for word, applies in _HEADLINES if applies(axes)), "unverifiable")
-
-
-def judge(doc: dict[str, Any], computed_hash: str, *, closed: bool) -> Verdict:
-    """Judge the snapshot of a run: the stated `run_hash` against the computed one; nothing else is proved yet."""
-    stated = (doc.get("provenance") or {}).get("run_hash")
-    axis = "absent" if stated is None else "match" if stated == computed_hash else "mismatch"
-    lineage = "root" if doc.get("parent_run_id") is None else "pending"
-    reasons = ("run_hash_mismatch",) if axis == "mismatch" else ()
-    word = headline(Axes(axis, "absent", "unsigned", lineage, closed))
-    return Verdict(word, axis, "absent", "unsigned", lineage, reasons=reasons)

@@ -11,8 +11,7 @@ NOT_PROVED: Final = (
 )
 NOT_PROVED_STORED: Final = (
     "A signature shows who asserted these bytes. It does not show that they are true.",
-    "It does not show that no later revision was taken away. `lineage` is what was seen of the parents when the run was "
-    "projected, and `linked` does not say that a parent is verified.",
+    "It does not show that no later revision was taken away, nor that a parent is verified: `linked` says that it is there.",
 )
 
 _AXES: Final = {
@@ -109,7 +108,7 @@ FINDINGS: Final = {
     "row_missing": "The run has no row in `runs`.",
     "row_differs": "The stored row shows another value than what it is made from.",
     "verdict_differs": "The stored verdict is not the one that the bytes give.",
-    "judged_otherwise": "The stored verdict was made with another registry or verifier, and is another one than this.",
+    "judged_otherwise": "The stored verdict is of another registry or verifier, or from before its parents changed, and differs.",
     "evidence_missing": "The bytes of a signed event are not in `evidence`.",
     "evidence_of_another_run": "The bytes in `evidence` are of another run.",
     "claim_missing": "The bytes of a signed snapshot are in `evidence`, but the run's objects do not have it.",

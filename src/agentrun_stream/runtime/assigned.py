@@ -64,10 +64,8 @@ class Assigned:
     caution_below: int = 0
     limit: RefusedLimit = NO_LIMIT
     resume_below: int = 0  # an operator lets pass whatever is refused below this offset
-    again: dict[RunKey, None] = field(
-        default_factory=dict
-    )  # runs to be shown again, in the order in which they were asked
     recent: deque[int] = field(default_factory=deque)
+    again: dict[RunKey, None] = field(default_factory=dict)
     again_taken: int = 0
     again_written: int = 0
 

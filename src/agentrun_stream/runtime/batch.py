@@ -18,7 +18,8 @@ REHOMED: Final = "rehomed"
 class PartBatch:
     """What one partition brings to a batch: the offsets it covers (`last` exclusive) and what is to be published.
 
-    `last_offset` is that of its last record: control records may be covered beyond it.
+    `last_offset` is that of its last record: control records may be covered beyond it. `again` counts the runs that are shown
+    again although nothing new was said of them.
     """
 
     assigned: Assigned
@@ -28,6 +29,7 @@ class PartBatch:
     last_append_ms: int
     records: int = 0
     last_offset: int = -1
+    again: int = 0
     runs: dict[str, list[Outgoing]] = field(default_factory=dict)
     dead: list[Outgoing] = field(default_factory=list)
     misplaced: list[Outgoing] = field(default_factory=list)

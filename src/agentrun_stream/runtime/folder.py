@@ -81,6 +81,7 @@ class PartFolder:
     async def again(self, keys: Sequence[RunKey]) -> None:
         """Show these runs again, as opinions on them may have changed; none of their records is read."""
         known = self.assigned.cache.runs
+        self._part.again += len(keys)
         await self._look_up([key for key in keys if key not in known])
         for key in keys:
             self._use(known[key])

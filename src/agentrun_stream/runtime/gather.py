@@ -138,6 +138,7 @@ class Gatherer:
             elif folder.assigned is not assigned:
                 raise Dropped
             await folder.again(keys)
+            assigned.again_taken += len(keys)
             for key in keys:
                 assigned.again.pop(key, None)
 

@@ -66,6 +66,8 @@ class Report:
                 getattr(metrics, attribute).inc(count)
         for (status, outcome), count in batch.ended.items():
             metrics.runs_ended.inc(count, status=status, outcome=outcome)
+        for (axis, result), count in batch.verdicts.items():
+            metrics.verification_results.inc(count, axis=axis, result=result)
         for source, count in batch.misplaced_by.items():
             self._name_misplaced(clean(source), count)
         for first_ms, last_ms, count in batch.ages:

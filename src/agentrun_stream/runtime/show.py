@@ -5,7 +5,7 @@ Must not live here: what a projection is (processors/project/), folding, writes.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from agentrun_stream.model.lineage import Child
 from agentrun_stream.model.opinions import Opinions
@@ -68,7 +68,7 @@ async def show(batch: Batch, part: PartBatch, touched: Mapping[RunKey, Touched],
     """
     await _make_whole(touched, lookups)
     again = [key for key, one in touched.items() if one.again]
-    stored = await lookups.projected(again)
+    stored = await lookups.projected([key for key in again if touched[key].state.shown is None])
     children = _children(touched, again, lookups.opinions)
     opinions = replace(lookups.opinions, lineage=await lookups.lineage(children))
     place = part.assigned.part
@@ -98,16 +98,23 @@ def _children(touched: Mapping[RunKey, Touched], again: list[RunKey], opinions: 
 
 def _count(projection: Projection, stored: Stored | None, one: Touched) -> bool:
     """Set the counter by what stands; whether there is anything to show."""
-    if stored is None or stored.version >> COUNTER_BITS < projection.pos:
+    # What this worker showed last may not be in the store yet.
+    shown = one.state.shown or (None if stored is None else (stored.version, _opinions(stored.opinions)))
+    if shown is None or shown[0] >> COUNTER_BITS < projection.pos:
         return True
-    counter = stored.version & _COUNTER
-    differs = any(projection.row[name] != stored.opinions.get(name) for name in OPINION_COLUMNS)
+    counter = shown[0] & _COUNTER
+    differs = shown[1] != _opinions(projection.row)
     projection.count(counter + differs)
     return differs or one.told
 
 
+def _opinions(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(tuple(v) if type(v := row.get(name)) is list else v for name in OPINION_COLUMNS)
+
+
 def _put(batch: Batch, part: PartBatch, one: Touched, projection: Projection) -> None:
     row = projection.row
+    one.state.shown = int(row["_version"]), _opinions(row)
     row["projected_at"] = batch.started_ms / rows.MS
     batch.put("runs", rows.row(row))
     for settlement in projection.settlements:

@@ -8,15 +8,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-import structlog
+from structlog.typing import FilteringBoundLogger
 
 from agentrun_stream.errors import AgentrunError
 from agentrun_stream.model.trust import NOBODY, Registry
 from agentrun_stream.ports import Clock, Part
 from agentrun_stream.store.trust import Signed, Version
 from agentrun_stream.trust.watch import RAISE_IT, Change, RegistryWatch, refusal
-
-log = structlog.get_logger()
 
 EVERY_S: Final = 3.0
 MEND_IT: Final = "See `agentrun keys list`; mend the entry in the file and raise its version."
@@ -87,10 +85,13 @@ class TrustKeeper:
     `load` is to be awaited before the first record of a partition is folded. Nothing ever goes back to an earlier version.
     """
 
-    def __init__(self, store: Trust, clock: Clock, folder: Path | None = None, name: str = "") -> None:
+    def __init__(
+        self, store: Trust, clock: Clock, log: FilteringBoundLogger, folder: Path | None = None, name: str = ""
+    ) -> None:
         self.hear: Callable[[Version], None] = lambda _version: None
         self._store = store
         self._clock = clock
+        self._log = log
         self._name = name
         self._held: dict[str, tuple[Version, Registry]] = {}
         self._watch = RegistryWatch(folder, _InForce(self._held)) if folder is not None else None
@@ -127,7 +128,7 @@ class TrustKeeper:
                     continue
                 registry = await self._store.registry(version)
                 self._held[version.workspace] = (version, registry)
-                log.info("registry in force", workspace=version.workspace, version=version.version)
+                self._log.info("registry in force", workspace=version.workspace, version=version.version)
                 self.hear(version)
 
     async def run(self) -> None:
@@ -181,7 +182,7 @@ class TrustKeeper:
         """Say each problem once, and once that it is over."""
         now = set(self.problems())
         for problem in sorted(now - self._told):
-            log.warning("a registry has a problem", why=problem.what, next=problem.next_step)
+            self._log.warning("a registry has a problem", why=problem.what, next=problem.next_step)
         for problem in sorted(self._told - now):
-            log.info("a registry's problem is over", was=problem.what)
+            self._log.info("a registry's problem is over", was=problem.what)
         self._told = now

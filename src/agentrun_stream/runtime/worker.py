@@ -174,6 +174,7 @@ class Worker:
     def _acknowledge(self, batch: Batch) -> None:
         for part in batch.parts.values():
             part.assigned.acknowledged = part.last
+            part.assigned.again_written += part.again
             part.assigned.acknowledged_ms = part.last_append_ms
             part.assigned.cache.trim(self._options.cache_bytes // max(1, len(self.members.parts)), batch.number)
         self.members.passed(batch)

@@ -11,7 +11,9 @@ from typing import Any, Final
 import orjson
 from clickhouse_connect.driver.client import Client
 
-from agentrun_stream.ports import Part
+from agentrun_stream.model.lineage import Kin
+from agentrun_stream.ports import Part, RunKey
+from agentrun_stream.store import lineage
 from agentrun_stream.store.client import fetch
 from agentrun_stream.store.rows import OBJECT_COLUMNS
 from agentrun_stream.store.sql import LOOKUP_SETTINGS, literal
@@ -111,6 +113,10 @@ class AuditStore:
     def rows(self, table: str, part: Part, some: Slice) -> Iterator[dict[str, Any]]:
         """See `AuditReader.rows`."""
         yield from self._dicts(_TABLES[table].format(**_place(part, some, _OFFSET.get(table, ""))))
+
+    def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        """See `AuditReader.kin`."""
+        return lineage.kin(self._client, keys)
 
     def windows(self) -> Iterator[dict[str, Any]]:
         """See `AuditReader.windows`."""

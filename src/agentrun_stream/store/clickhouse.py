@@ -1,15 +1,19 @@
 """The store port over ClickHouse's HTTP interface. Must not live here: SQL (reader.py, writer.py)."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from clickhouse_connect.driver.client import Client
 
 from agentrun_stream import limits
+from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Part, RunKey, Stored
-from agentrun_stream.store import reader, writer
+from agentrun_stream.store import lineage, reader, writer
 from agentrun_stream.store.client import StoreAddress, connect
+
+T = TypeVar("T")
 
 
 class ClickHouseStore:
@@ -33,20 +37,29 @@ class ClickHouseStore:
 
     async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
         """See `ports.Store.load_runs`."""
+        return await self._look_up(reader.load_runs, keys)
+
+    async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        """See `ports.Store.kin`."""
+        return await self._look_up(lineage.kin, keys)
+
+    async def _look_up(
+        self, ask: Callable[[Client, Sequence[RunKey]], dict[RunKey, T]], keys: Sequence[RunKey]
+    ) -> dict[RunKey, T]:
         client = await self._connected()
 
-        async def some(start: int) -> dict[RunKey, RunState]:
+        async def some(start: int) -> dict[RunKey, T]:
             async with self._lookups:
-                return await asyncio.to_thread(reader.load_runs, client, keys[start : start + limits.LOOKUP_IDS_MAX])
+                return await asyncio.to_thread(ask, client, keys[start : start + limits.LOOKUP_IDS_MAX])
 
-        found: dict[RunKey, RunState] = {}
+        found: dict[RunKey, T] = {}
         for answer in await asyncio.gather(*(some(at) for at in range(0, len(keys), limits.LOOKUP_IDS_MAX))):
             found |= answer
         return found
 
     async def projected(self, keys: Sequence[RunKey]) -> dict[RunKey, Stored]:
         """See `ports.Store.projected`."""
-        return await asyncio.to_thread(reader.projected, await self._connected(), keys)
+        return await self._look_up(reader.projected, keys)
 
     async def evidence(self, run: RunKey, version: int) -> bytes | None:
         """See `ports.Store.evidence`."""

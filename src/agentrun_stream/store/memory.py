@@ -3,6 +3,7 @@
 It takes the same encoded rows and decodes states as the real reader does. Must not live here: SQL, waiting, views.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from agentrun_stream.errors import StoreRejectedError
+from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.projection import OPINION_COLUMNS
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import Part, RunKey, Stored
@@ -45,6 +47,7 @@ RULES: Final[Mapping[str, TableRule]] = {
     "sweep_progress": TableRule(("topic", "partition", "walk"), "written_at"),
     "trust_versions": TableRule(("workspace", "version", "digest"), None),
     "trust_progress": TableRule(("topic", "partition", "workspace", "version", "digest"), "done_at"),
+    "run_changes": TableRule(("minute", "workspace", "run_id"), "_version"),
 }
 
 
@@ -57,6 +60,7 @@ class MemoryStore:
     def __init__(self, rejects: Callable[[str, Row], bool] | None = None) -> None:
         self.rejects = rejects
         self._tables: Tables = {name: {} for name in RULES}
+        self._changes = 0  # the twin's `minute` of run_changes: it has no clock
 
     async def insert(self, table: str, rows: Sequence[bytes]) -> None:
         """See `ports.Store.insert`."""
@@ -69,6 +73,12 @@ class MemoryStore:
         held = self._tables[table]
         for row in decoded:
             _put(held, rule, row)
+        if table == "runs":
+            self._changes += 1
+            for row in decoded:
+                names = ("workspace", "run_id", "_version")
+                change = {"minute": self._changes, "kin": kin_of(row).version}
+                self.note("run_changes", change | {name: row[name] for name in names})
 
     async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
         """See `ports.Store.load_runs`."""
@@ -93,6 +103,10 @@ class MemoryStore:
         """See `ports.Store.evidence`."""
         row = self._tables["evidence"].get((*run, version))
         return None if row is None else row["raw"].encode()
+
+    async def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        """See `ports.Store.kin`."""
+        return {key: kin_of(row) for key in keys if (row := self._tables["runs"].get(key)) is not None}
 
     async def journal_end(self, part: Part) -> tuple[int, int] | None:
         """See `ports.Store.journal_end`."""
@@ -177,6 +191,22 @@ def _version(row: Row, column: str) -> float:
     """A version as a number: 128-bit ones travel as text."""
     value = row.get(column, 0)
     return int(value) if isinstance(value, str) else value
+
+
+def kin_of(row: Row) -> Kin:
+    """What a row says of its lineage. What was left out of it is NULL, or empty."""
+    kin = Kin(
+        row["run_id"],
+        row.get("closed_by") is not None,
+        row.get("run_hash"),
+        tuple(row.get("lineage", ())),
+        row.get("genesis") if row.get("verdict_signature") == "trusted" else None,
+        row.get("parent_run_id"),
+        row.get("verdict_lineage", ""),
+        "",
+        expired=row.get("expired_at") is not None,
+    )
+    return kin._replace(version=hashlib.sha256(repr(kin).encode()).hexdigest()[:16])
 
 
 def _selected(row: Row) -> list[Any]:

@@ -114,6 +114,11 @@ def runs_by_status(client: Client) -> list[Row]:
     return ask(client, "SELECT status, count() AS runs FROM runs_latest GROUP BY status ORDER BY runs DESC, status")
 
 
+def runs_by_verdict(client: Client) -> list[Row]:
+    """How many runs there are by the headline of their verdict."""
+    return ask(client, "SELECT verdict, count() AS runs FROM runs_latest GROUP BY verdict ORDER BY runs DESC, verdict")
+
+
 def cost_by_agent(client: Client) -> list[Row]:
     """The known part of the cost by agent, and how many of its runs report none."""
     return ask(

@@ -8,9 +8,10 @@ from typing import Final, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
+from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import RunKey
-from agentrun_stream.store import reader, windows, writer
+from agentrun_stream.store import lineage, reader, windows, writer
 from agentrun_stream.store.client import execute
 from agentrun_stream.store.reader import rows_of
 from agentrun_stream.store.sql import literal
@@ -47,6 +48,10 @@ class ClickHouseRepair:
         which = f"(workspace, run_id) IN ({', '.join(map(_key, keys))})"
         for table, workspace, run_id, minute, version in rows_of(self._client, _PROJECTED.format(which=which)):
             yield Stored(table, (workspace, run_id), minute, int(version))
+
+    def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        """See `RepairStore.kin`."""
+        return lineage.kin(self._client, keys)
 
     def insert(self, table: str, encoded: Sequence[bytes]) -> None:
         """See `RepairStore.insert`."""

@@ -43,6 +43,10 @@ _IN_FORCE: Final = """
 SELECT workspace, version, digest FROM trust_versions
 ORDER BY workspace, version DESC, stored_at, digest LIMIT 1 BY workspace
 """
+_EVERY: Final = """
+SELECT workspace, version, digest FROM trust_versions
+ORDER BY workspace, version, stored_at, digest LIMIT 1 BY workspace, version
+"""
 _CONTENT: Final = """
 SELECT content FROM trust_versions
 WHERE workspace = {workspace:String} AND version = {version:UInt64} AND digest = {digest:String} LIMIT 1
@@ -105,6 +109,11 @@ def content_of(client: Client, version: Version) -> bytes:
 def registry(client: Client, version: Version) -> Registry:
     """See `runtime.trust.Trust.registry`."""
     return parsed(version, content_of(client, version))
+
+
+def registries(client: Client) -> dict[tuple[str, int], Registry]:
+    """Every registry that ever was in force, by workspace and version."""
+    return {(found[0], found[1]): registry(client, Version(*found)) for found in rows_of(client, _EVERY)}
 
 
 def propose(client: Client, version: Version, jwks: dict[str, Any], proposed_by: str) -> None:

@@ -33,7 +33,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """What to start and where. Ports None: those of the last time on this folder, else free ones."""
+    """What to start and where. Ports None: those of the last time on this folder, else free ones.
+
+    `prepare` is called when the folder belongs to this stack alone, before anything is started on it.
+    """
 
     data: Path
     workers: int = 1
@@ -44,6 +47,7 @@ class StackOptions:
     database: str = "agentrun"
     inputs: Sequence[str] = (topics.EVENTS,)
     environment: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] = lambda: None
 
 
 class _Backoff:
@@ -94,6 +98,7 @@ class Supervisor:
         self._lock = self._locked(options.data)
         try:
             (options.data / ENDPOINTS_FILE).unlink(missing_ok=True)
+            options.prepare()
             # Before anything is forked: a child between fork and exec holds whatever lock was held at that moment.
             for name in ("kafka", "clickhouse"):
                 self._wait_for_leftover(options.data / name)

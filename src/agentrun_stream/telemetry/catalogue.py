@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from agentrun_stream.model.event import REASONS
 from agentrun_stream.model.run import TERMINAL
+from agentrun_stream.model.verdict import AXIS_VALUES
 
 PREFIX: Final = "agentrun_"
 OTHER: Final = "other"
@@ -67,6 +68,7 @@ PHASES: Final = ("facts", "objects", "projections", "publish", "journal", "commi
 OUTCOMES: Final = ("ok", "retried", "rejected")
 STATUSES: Final = tuple(sorted(TERMINAL))
 RUN_OUTCOMES: Final = ("success", "failed", "partial", "abandoned", "none")
+RESULTS: Final = tuple(sorted({result for results in AXIS_VALUES.values() for result in results}))
 STOPS: Final = ("store_rejected", "lost_offset", "dead_letters", "refused_share", "fenced", "topic")
 CHECKS: Final = (
     "coverage",
@@ -106,6 +108,13 @@ CATALOGUE: Final = (
         "runs",
         "Runs that reached a terminal status, by status and outcome.",
         (Label("status", STATUSES), Label("outcome", RUN_OUTCOMES)),
+    ),
+    Metric(
+        "verification_results_total",
+        "counter",
+        "runs",
+        "Verdicts on closed runs as they were shown, by axis and result; a run that is shown again counts again.",
+        (Label("axis", tuple(AXIS_VALUES)), Label("result", RESULTS)),
     ),
     Metric(
         "rows_inserted_total", "counter", "rows", "Rows the store acknowledged, by table.", (Label("table", TABLES),)
@@ -169,6 +178,7 @@ CATALOGUE: Final = (
         _AGE_S,
     ),
     Metric("leases_asked_total", "counter", "events", "Leases that the sweeper put on the log."),
+    Metric("lineage_again_total", "counter", "runs", "Runs that wait to have their lineage looked at again."),
     Metric("expiries_asked_total", "counter", "events", "Expiries that the sweeper put on the log."),
     Metric("runs_removed_total", "counter", "runs", "Expired runs whose objects were removed."),
     Metric("sweeps_failed_total", "counter", "sweeps", "Turns of the sweeper that failed and are tried again."),

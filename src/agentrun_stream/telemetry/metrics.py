@@ -146,6 +146,7 @@ class Metrics:
     records_rehomed: CounterSeries
     dead_letters: CounterSeries
     runs_ended: CounterSeries
+    verification_results: CounterSeries
     rows_inserted: CounterSeries
     insert_seconds: HistogramSeries
     checkpoint_seconds: HistogramSeries
@@ -170,6 +171,7 @@ class Metrics:
     audit_timestamp_seconds: GaugeSeries
     lease_detection_seconds: HistogramSeries
     leases_asked: CounterSeries
+    lineage_again: CounterSeries
     expiries_asked: CounterSeries
     runs_removed: CounterSeries
     sweeps_failed: CounterSeries

@@ -95,9 +95,9 @@ def cloud_event(kind: str, run_id: str, suffix: str, data: Mapping[str, object],
         "subject": run_id,
         "time": time,
         "datacontenttype": "application/json",
-        "data": _without_omitted(data),
+        "data": present(data),
     }
-    return orjson.dumps(_without_omitted(head | dict(envelope or {})))
+    return orjson.dumps(present(head | dict(envelope or {})))
 
 
 def key_of(value: bytes) -> bytes:
@@ -106,5 +106,6 @@ def key_of(value: bytes) -> bytes:
     return str(event["subject"]).encode()
 
 
-def _without_omitted(members: Mapping[str, object]) -> dict[str, object]:
+def present(members: Mapping[str, object]) -> dict[str, Any]:
+    """Return the members that are not left out."""
     return {name: value for name, value in members.items() if value is not OMIT}

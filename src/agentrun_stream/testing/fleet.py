@@ -1,7 +1,7 @@
 """One seeded fleet of agents for the demo and the tests: the same seed gives the same bytes.
 
-It tells stories (failures, retries, handoffs, late and repeated events, mistakes) and counts what a correct pipeline
-must show. The fast, plain load is in `load.py`. Must not live here: a clock, a broker, one test's expectation.
+It tells stories (failures, retries, handoffs, late and repeated events, mistakes, forgeries) and counts what a correct
+pipeline must show. The fast, plain load is in `load.py`. Must not live here: a clock, a broker, one test's expectation.
 """
 
 import heapq
@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from itertools import count
+from itertools import count, cycle
 from random import Random
 from typing import Final
 
 from agentrun_stream.testing.fleet_bad import bad_value
 from agentrun_stream.testing.fleet_plan import AGENTS, Plan, Turn, draw_plan
+from agentrun_stream.testing.fleet_signing import TAMPERS, tamper_with
 from agentrun_stream.testing.fleet_story import Story, iso, traceparent
 
 WINDOW_MS: Final = 3_600_000
@@ -37,7 +38,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class FleetShares:
-    """How much is out of the ordinary: `bad` and `repeated` are shares of records, the others of runs."""
+    """How much is out of the ordinary: `bad` and `repeated` are shares of records, the others of runs.
+
+    `tampered` is of the runs that are signed and start no other.
+    """
 
     bad: float = 0.01
     repeated: float = 0.02
@@ -45,12 +49,17 @@ class FleetShares:
     corrected: float = 0.03
     unfinished: float = 0.04
     children: float = 0.12
+    tampered: float = 0.03
     oversize: bool = False
 
 
 @dataclass(slots=True)
 class FleetTotals:
-    """What a pipeline must hold after the records that were taken. `tokens` are the sums of the steps' usage."""
+    """What a pipeline must hold after the records that were taken. `tokens` are the sums of the steps' usage.
+
+    `runs_by_verdict` is under `fleet_registry` of the same seed, with every parent looked up. Give `verdicts` a dict to have
+    the headlines run by run.
+    """
 
     records: int = 0
     runs: int = 0
@@ -71,6 +80,9 @@ class FleetTotals:
     steps_by_type: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    runs_by_verdict: Counter[str] = field(default_factory=Counter)
+    runs_by_tamper: Counter[str] = field(default_factory=Counter)
+    verdicts: dict[str, str] | None = None
 
 
 def demo_fleet(
@@ -95,6 +107,7 @@ class _Fleet:
         self.rng = Random(f"fleet/{seed}")
         self.waiting: list[tuple[int, int, Record]] = []
         self.order = count()
+        self.tampers = cycle(TAMPERS)
 
     def records(self, runs: int) -> Iterator[Record]:
         children = min(int(runs * self.shares.children), runs // 2)
@@ -106,7 +119,7 @@ class _Fleet:
             yield from self._due(self.begin_ms + int(mark * (WINDOW_MS - STORY_MS_MAX)))
             plan = self._draw(f"{self.seed}-{index:05d}", descendants[index])
             room_ms = WINDOW_MS - plan.span_ms() - AFTERMATH_MS
-            Story(self.rng, self.totals, self._put).tell(plan, self.begin_ms + int(mark * room_ms))
+            Story(self.rng, self.totals, self._put, self.seed).tell(plan, self.begin_ms + int(mark * room_ms))
         yield from self._due(self.begin_ms + WINDOW_MS)
 
     def _draw(self, name: str, descendants: int, parent: Plan | None = None) -> Plan:
@@ -115,7 +128,12 @@ class _Fleet:
         agent = self.rng.choices(agents, [a.weight for a in agents])[0]
         plan = draw_plan(self.rng, f"{agent.id}-{name}", agent, parent)
         plan.flags.update(f for f in FLAGS if self.rng.random() < getattr(self.shares, f))
-        if descendants:
+        if not descendants:
+            if agent.signs and self.rng.random() < self.shares.tampered:
+                tamper_with(self.rng, plan, next(self.tampers))  # each way in turn: a small fleet shows most
+        else:
+            if not agent.signs:
+                plan.flags.discard("unfinished")  # an open parent without a signature: nobody knows what its child is
             child = self._draw(f"{name}.1", descendants - 1, plan)
             handoff = Turn("handoff", self.rng.randint(5, 50), 20, child=child)
             plan.turns.insert(self.rng.randrange(len(plan.turns)), handoff)

@@ -6,7 +6,10 @@ Times are durations in milliseconds; `fleet.py` puts them on the clock. Must not
 from dataclasses import dataclass, field
 from decimal import Decimal
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from agentrun_stream.sdk.signing import RunSigner
 
 TURN_MS_MAX: Final = 12_000
 TRIGGERS: Final = ("manual", "cron", "webhook", "pipeline", "queue")
@@ -25,7 +28,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent: its tools with their median durations, how often its runs fail, their turns, its share of runs."""
+    """An agent: its tools with their median durations, how often its runs fail, their turns, its share of runs.
+
+    `signs` says whether it signs its runs: it does, or it never does.
+    """
 
     id: str
     name: str
@@ -35,6 +41,7 @@ class Agent:
     failure_rate: float
     turns: tuple[int, int]
     weight: int
+    signs: bool = True
 
 
 @dataclass(slots=True)
@@ -53,7 +60,10 @@ class Turn:
 
 @dataclass(slots=True)
 class Plan:
-    """One run to be. `reported_usd` is None where the run does not say what it cost."""
+    """One run to be. `reported_usd` is None where the run does not say what it cost.
+
+    `tamper` is what is done to it on its way, `lost` are the steps that never arrive; the rest is filled in as it is told.
+    """
 
     run_id: str
     agent: Agent
@@ -63,8 +73,12 @@ class Plan:
     reported_usd: Decimal | None
     trigger: str
     parent: "Plan | None" = None
-    stated_hash: str | None = None
     flags: set[str] = field(default_factory=set)
+    tamper: str | None = None
+    lost: set[int] = field(default_factory=set)
+    stated_hash: str | None = None
+    hash_word: str = ""
+    signer: "RunSigner | None" = None
 
     def span_ms(self) -> int:
         """Return how long the run takes, its children included."""
@@ -72,8 +86,17 @@ class Plan:
 
     def tokens(self, turns: int | None = None) -> dict[str, int]:
         """Return the usage of the first `turns` turns, or of all."""
-        rows = [t.usage for t in self.turns[:turns] if t.usage]
-        return dict(zip(USAGE, map(sum, zip(*rows, strict=True)), strict=True)) if rows else {}
+        return usage_of(self.turns[:turns])
+
+    def arriving(self) -> list[Turn]:
+        """Return the turns whose steps arrive."""
+        return [turn for index, turn in enumerate(self.turns) if index not in self.lost]
+
+
+def usage_of(turns: list[Turn]) -> dict[str, int]:
+    """Return the summed usage of turns; empty where none has any."""
+    rows = [t.usage for t in turns if t.usage]
+    return dict(zip(USAGE, map(sum, zip(*rows, strict=True)), strict=True)) if rows else {}
 
 
 _OPUS: Final = Model("claude-opus-4-5-20251101", "anthropic", False, ("5", "25", "0.5", "6.25"))
@@ -90,7 +113,7 @@ AGENTS: Final = (
     Agent("coder", "Coder", "workbench", _SONNET, _CODE_TOOLS, 0.08, (4, 12), 25),
     Agent("reviewer", "Reviewer", "workbench", _OPUS, (("read_file", 40), ("search_code", 300)), 0.03, (2, 6), 15),
     Agent("support", "Support desk", "helpdesk", _GPT, _DESK_TOOLS, 0.15, (2, 7), 30),
-    Agent("triage", "Triage", "helpdesk", _MINI, (("classify", 60), ("route", 50)), 0.01, (1, 3), 20),
+    Agent("triage", "Triage", "helpdesk", _MINI, (("classify", 60), ("route", 50)), 0.01, (1, 3), 20, signs=False),
     Agent("researcher", "Researcher", "notebook", _HAIKU, _WEB_TOOLS, 0.25, (3, 10), 8),
     Agent("nightly-report", "Nightly report", "scheduler", _OWN, (("query", 4_000), ("render", 800)), 0.10, (2, 5), 2),
 )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentrun_stream.codec.canonical import run_hash
 from agentrun_stream.testing import events
-from agentrun_stream.testing.fleet_plan import USAGE, Plan
+from agentrun_stream.testing.fleet_plan import USAGE, Plan, usage_of
+from agentrun_stream.testing.fleet_signing import alter_end, alter_step, forge_correction, headline_of, signer_of
 
 if TYPE_CHECKING:
     from agentrun_stream.testing.fleet import FleetTotals
@@ -44,35 +45,51 @@ class Story:
     rng: Random
     totals: "FleetTotals"
     put: Put
+    seed: int
 
     def tell(self, plan: Plan, at_ms: int) -> int:
         """Put the events of a run that starts at `at_ms`; return when it ends."""
         members = self._members(plan, at_ms)
-        self._snapshot(plan, at_ms, "running", members)
+        plan.signer = signer_of(self.seed, plan, members)
+        self._snapshot(plan, at_ms, members | {"status": "running"})
         now_ms = self._steps(plan, at_ms, members)
+        if "unfinished" not in plan.flags:
+            self._end(plan, (at_ms, now_ms), members)
+            self._judge(plan, now_ms)
         self._count(plan)
-        if "unfinished" in plan.flags:
-            return now_ms
-        end = members | {"ended_at": iso(now_ms), "duration_ms": now_ms - at_ms, "outcome": plan.outcome or events.OMIT}
-        end["cost"] = self._cost(plan)
+        return now_ms
+
+    def _end(self, plan: Plan, when_ms: tuple[int, int], members: dict[str, Any]) -> None:
+        """Put the end of a run, its corrections, and what is tampered with in it."""
+        at_ms = when_ms[1]
+        end = members | {"ended_at": iso(at_ms), "duration_ms": at_ms - when_ms[0], "status": plan.status}
+        end |= {"outcome": plan.outcome or events.OMIT, "cost": self._cost(plan)}
         if plan.status in {"failed", "timeout"}:
             end["error"] = self.rng.choice(_ERRORS)
+        later_ms = at_ms + self.rng.randint(1_000, 30_000)
         if "corrected" in plan.flags:
             self.totals.corrections += 1
-            wrong = "failed" if plan.status == "completed" else "completed"
             # Its other members are right: a snapshot that leaves one out keeps what an earlier one gave.
-            self._snapshot(plan, now_ms, wrong, end | {"cost": {}})
-            self._snapshot(plan, now_ms + self.rng.randint(1_000, 30_000), plan.status, end, "corrected")
-        else:
-            self._snapshot(plan, now_ms, plan.status, end)
-        self._judge(plan, now_ms)
-        return now_ms
+            wrong = end | {"status": "failed" if plan.status == "completed" else "completed", "cost": {}}
+            self._snapshot(plan, at_ms, self._signed(plan, wrong, at_ms, 1))
+            self._snapshot(plan, later_ms, self._signed(plan, end, later_ms, 2), "corrected")
+            return
+        signed = self._signed(plan, end, at_ms, 1)
+        self._snapshot(plan, at_ms, alter_end(self.rng, plan, signed) if plan.tamper == "end_altered" else signed)
+        if plan.tamper == "forged_correction":
+            self._snapshot(plan, later_ms, forge_correction(plan, end), "forged")
+
+    def _signed(self, plan: Plan, end: dict[str, Any], at_ms: int, rev: int) -> dict[str, Any]:
+        """Return an end as its agent sends it: signed, if the agent signs."""
+        signed_at = datetime.fromtimestamp(at_ms / 1000, UTC)
+        return plan.signer.sign(events.present(end), rev=rev, signed_at=signed_at) if plan.signer else end
 
     def _steps(self, plan: Plan, at_ms: int, members: dict[str, Any]) -> int:
         """Put the steps, each when it ends; one of a `late` run only after the run has ended."""
         now_ms = at_ms
         ends_ms = at_ms + plan.span_ms()
         late = self.rng.randrange(len(plan.turns)) if "late" in plan.flags and "unfinished" not in plan.flags else -1
+        altered = self.rng.randrange(len(plan.turns)) if plan.tamper == "step_altered" else -1
         halfway = len(plan.turns) // 2 if self.rng.random() < 0.15 else -1  # some runtimes report as they go
         for index, turn in enumerate(plan.turns):
             started_ms = now_ms = now_ms + turn.gap_ms
@@ -80,21 +97,22 @@ class Story:
             if turn.child:
                 now_ms = self.tell(turn.child, now_ms)
             now_ms += turn.duration_ms
-            step = self._step(plan, index, (started_ms, now_ms), child_id)
-            sent_ms = ends_ms + self.rng.randint(2_000, 30_000) if index == late else now_ms
-            self.totals.late_steps += index == late
-            envelope = self._envelope(plan, iso(sent_ms))
-            value = events.step_event(plan.run_id, f"s{index:03d}", envelope=envelope, **step)
-            self.put(sent_ms, plan.run_id.encode(), value)
+            step = events.present(self._step(plan, index, (started_ms, now_ms), child_id))
+            chained = plan.signer.chain(step) if plan.signer else step
+            if index not in plan.lost:
+                sent_ms = ends_ms + self.rng.randint(2_000, 30_000) if index == late else now_ms
+                self.totals.late_steps += index == late
+                self._put_event(plan, sent_ms, "step", alter_step(chained) if index == altered else chained)
             if index == halfway:
-                so_far = members | {"cost": self._tokens(plan, index + 1)}
-                self._snapshot(plan, now_ms, "running", so_far, "progress")
+                so_far = {"status": "running", "cost": self._tokens(plan, index + 1)}
+                self._snapshot(plan, now_ms, members | so_far, "progress")
         return now_ms
 
     def _step(self, plan: Plan, index: int, when_ms: tuple[int, int], child_id: str | None) -> dict[str, object]:
         turn, model = plan.turns[index], plan.agent.model
         metadata: dict[str, object] = {}
         step: dict[str, object] = {
+            "id": f"s{index:03d}",
             "type": turn.kind,
             "tool_name": turn.tool or events.OMIT,
             "success": turn.ok,
@@ -124,13 +142,15 @@ class Story:
         config = configuration(plan)
         plan.stated_hash = self._stated_hash(plan, config)
         members: dict[str, Any] = {
+            "id": plan.run_id,
             **config,
             "agent_name": agent.name,
             "provider": agent.model.provider,
             "runtime": agent.runtime,
             "runtime_version": "1.4.2",
             "started_at": iso(at_ms),
-            "ended_at": events.OMIT,
+            "steps": [],
+            "cost": {},
             "tags": ["demo", agent.runtime],
             "provenance": config["provenance"] | {"runtime": agent.runtime},
         }
@@ -149,16 +169,21 @@ class Story:
 
     def _stated_hash(self, plan: Plan, config: dict[str, Any]) -> str | None:
         """Return what the run says its hash is: nearly always the right one, and always for a parent."""
-        draw = 1.0 if any(turn.child for turn in plan.turns) else self.rng.random()
-        word = "absent" if draw < 0.03 else "mismatch" if draw < 0.05 else "match"
+        draw = 0.5 if any(turn.child for turn in plan.turns) else self.rng.random()
+        silent = 0.0 if plan.agent.signs else 0.15  # a signed run always states its hash
+        word = "absent" if draw < silent else "mismatch" if draw > 0.98 else "match"
         self.totals.runs_by_hash[word] += 1
+        plan.hash_word = word
         if word == "absent":
             return None
         return run_hash(config | {"model": "another-model"} if word == "mismatch" else config)
 
-    def _snapshot(self, plan: Plan, at_ms: int, status: str, members: dict[str, Any], name: str = "") -> None:
-        envelope = self._envelope(plan, iso(at_ms)) | {"id": f"{plan.run_id}/run/{name or status}"}
-        value = events.run_event(plan.run_id, envelope=envelope, **members | {"status": status})
+    def _snapshot(self, plan: Plan, at_ms: int, members: dict[str, Any], name: str = "") -> None:
+        self._put_event(plan, at_ms, "run", members, name or members["status"])
+
+    def _put_event(self, plan: Plan, at_ms: int, kind: str, data: dict[str, Any], name: str = "") -> None:
+        suffix = f"{kind}/{name or data['id']}"
+        value = events.cloud_event(kind, plan.run_id, suffix, data, self._envelope(plan, iso(at_ms)))
         self.put(at_ms, plan.run_id.encode(), value)
 
     def _cost(self, plan: Plan) -> dict[str, Any]:
@@ -200,13 +225,20 @@ class Story:
         totals.runs_by_agent[plan.agent.id] += 1
         totals.runs_by_status[plan.status if finished else "running"] += 1
         totals.runs_by_outcome[(plan.outcome if finished else None) or "none"] += 1
-        totals.steps += len(plan.turns)
-        totals.steps_by_type.update(turn.kind for turn in plan.turns)
-        totals.failed_tool_calls += sum(turn.kind == "tool_call" and not turn.ok for turn in plan.turns)
-        totals.tokens.update(plan.tokens())
+        turns = plan.arriving()
+        totals.steps += len(turns)
+        totals.steps_by_type.update(turn.kind for turn in turns)
+        totals.failed_tool_calls += sum(turn.kind == "tool_call" and not turn.ok for turn in turns)
+        totals.tokens.update(usage_of(turns))
         if finished and plan.reported_usd is not None:
             totals.runs_with_cost += 1
             totals.cost_reported_usd += plan.reported_usd
+        headline = headline_of(plan)
+        totals.runs_by_verdict[headline] += 1
+        if plan.tamper is not None:
+            totals.runs_by_tamper[plan.tamper] += 1
+        if totals.verdicts is not None:
+            totals.verdicts[plan.run_id] = headline
 
     def _envelope(self, plan: Plan, time: str) -> dict[str, object]:
         return {"source": f"/runtime/{plan.agent.runtime}", "time": time}

@@ -1,9 +1,10 @@
 """A fast, plain, seeded load for benchmarks: templates of bytes instead of objects, about 700 bytes a step.
 
-Every value is compact JSON exactly as orjson writes it. Must not live here: stories and their totals (`fleet.py`).
+Every value is compact JSON exactly as orjson writes it, and every object canonical as it stands. Must not live here: stories
+and their totals (`fleet.py`), signatures (`load_signing.py`).
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,26 +16,30 @@ import orjson
 from agentrun_stream.testing.fleet import WINDOW_MS, Record
 from agentrun_stream.testing.fleet_bad import bad_value
 from agentrun_stream.testing.fleet_story import iso
+from agentrun_stream.testing.load_signing import AGENTS, TAMPERS, Chain, tamper_of
 
 POOL: Final = 509  # prime, so that pools of texts and numbers drift against each other
 REPEAT_LAG_RECORDS: Final = 200
 
-_HEAD: Final = (
+_EVENT: Final = (
     b'{"specversion":"1.0","id":"%b/%b","source":"/runtime/bench","type":"agentrun.%b.v1","subject":"%b",'
-    b'"time":"%b","datacontenttype":"application/json","data":{"id":"%b",'
+    b'"time":"%b","datacontenttype":"application/json","data":%b}'
 )
-_TOOL: Final = _HEAD + (
-    b'"type":"tool_call","tool_name":"%b","input_preview":"%b","output_preview":"%b","success":true,'
-    b'"started_at":"%b","ended_at":"%b","duration_ms":%d}}'
+# Members in the order of RFC 8785, so that the bytes that are sent are those that are hashed.
+_TOOL: Final = (
+    b'{"duration_ms":%d,"ended_at":"%b","id":"%b","input_preview":"%b",%b"output_preview":"%b","started_at":"%b",'
+    b'"success":true,"tool_name":"%b","type":"tool_call"}'
 )
-_MESSAGE: Final = _HEAD + (
-    b'"type":"message","output_preview":"%b","started_at":"%b","ended_at":"%b","duration_ms":%d,"metadata":{"usage":'
-    b'{"provider":"anthropic","model":"%b","input_tokens":%d,"output_tokens":%d,"cache_read_tokens":%d}}}}'
+_TOOL_LINK: Final = b'"metadata":{%b},'
+_MESSAGE: Final = (
+    b'{"duration_ms":%d,"ended_at":"%b","id":"%b","metadata":{%b"usage":{"cache_read_tokens":%d,"input_tokens":%d,'
+    b'"model":"%b","output_tokens":%d,"provider":"anthropic"}},"output_preview":"%b","started_at":"%b","type":"message"}'
 )
-_RUN: Final = _HEAD + (
-    b'"agent_id":"%b","model":"%b","provider":"anthropic","runtime":"bench","trigger":"queue","status":"%b",'
-    b'"started_at":"%b",%b"steps":[],"cost":{%b},"provenance":{}}}'
+_RUN: Final = (
+    b'{"agent_id":"%b","cost":{%b},%b"id":"%b","model":"%b","provenance":{%b},"provider":"anthropic","runtime":"bench",'
+    b'"started_at":"%b","status":"%b","steps":[],"trigger":"queue"}'
 )
+_COST: Final = b'"cache_read_tokens":%d,"cost_usd":%b,"input_tokens":%d,"output_tokens":%d'
 _MODELS: Final = (b"claude-sonnet-4-5-20250929", b"claude-haiku-4-5-20251001", b"claude-opus-4-5-20251101")
 _TOOLS: Final = (b"read_file", b"search_code", b"run_tests", b"web_search", b"query_database")
 _SENTENCE: Final = "the index holds every parcel that a customer sent back before noon été Zürich naïve 日本 quoted"
@@ -46,6 +51,7 @@ class Load:
     """What to generate. `steps` counts step events, without repeats; the shares are of step events.
 
     `late` steps arrive after the end of their run. Exactly `open_runs` runs are open at once until the steps run out.
+    `signed` runs chain their steps and sign their end, under `bench_registry`; `tampered` is the share of them that is wrong.
     """
 
     steps: int
@@ -56,36 +62,53 @@ class Load:
     repeated: float = 0.0
     late: float = 0.0
     steps_per_run: int = 20
+    signed: bool = False
+    tampered: float = 0.0
 
 
 class _Run:
     """One open run: how many steps it still has, its tokens so far, the steps held back until after its end."""
 
-    __slots__ = ("agent", "done", "held", "id", "left", "model", "started", "tokens")
+    __slots__ = ("agent", "chain", "done", "held", "id", "left", "model", "started", "tokens", "verdict")
 
-    def __init__(self, number: int, seed: int, steps: int, started: bytes) -> None:
-        self.id = b"bench-%d-%08d" % (seed, number)
-        self.agent = b"agent-%d" % (number % 12)
-        self.model = _MODELS[number % 12 % len(_MODELS)]
+    def __init__(self, number: int, load: Load, steps: int, started: bytes) -> None:
+        self.id = b"bench-%d-%08d" % (load.seed, number)
+        self.agent = AGENTS[number % len(AGENTS)].encode()
+        self.model = _MODELS[number % len(AGENTS) % len(_MODELS)]
         self.left = steps
         self.done = 0
         self.started = started
         self.tokens = [0, 0, 0]
         self.held: list[Record] = []
+        self.chain: Chain | None = None
+        self.verdict = "unverifiable"
+        if load.signed:
+            tamper = tamper_of(number, load.tampered)
+            self.chain = Chain(load.seed, self._configuration(), tamper)
+            self.verdict = TAMPERS[tamper] if tamper else "verified"
+
+    def _configuration(self) -> dict[str, str]:
+        members = {"id": self.id, "agent_id": self.agent, "model": self.model, "started_at": self.started}
+        return {name: value.decode() for name, value in members.items()} | {"trigger": "queue"}
 
     def begin(self) -> Record:
         """Return the event that starts the run."""
-        head = (self.id, b"run/running", b"run", self.id, self.started, self.id, self.agent, self.model)
-        return Record(self.id, _RUN % (*head, b"running", self.started, b"", b""))
+        return self._record(b"running", self.started, self._snapshot(b"running", b"", b""))
 
     def end(self, now: bytes) -> Record:
         """Return the event that ends the run, with the sums of its steps."""
-        head = (self.id, b"run/completed", b"run", self.id, now, self.id, self.agent, self.model)
         fresh, output, cached = self.tokens
         usd = round(0.000003 * fresh + 0.000015 * output + 0.0000003 * cached, 8)
-        cost = b'"input_tokens":%d,"output_tokens":%d,"cache_read_tokens":%d,"cost_usd":%b'
-        costs = cost % (fresh, output, cached, orjson.dumps(usd))
-        return Record(self.id, _RUN % (*head, b"completed", self.started, b'"ended_at":"%b",' % now, costs))
+        cost = _COST % (cached, orjson.dumps(usd), fresh, output)
+        data = self._snapshot(b"completed", b'"ended_at":"%b",' % now, cost)
+        return self._record(b"completed", now, data if self.chain is None else self.chain.sign(data))
+
+    def _snapshot(self, status: bytes, ended: bytes, cost: bytes) -> bytes:
+        stated = b"" if self.chain is None else b'"run_hash":"%b"' % self.chain.run_hash.encode()
+        return _RUN % (self.agent, cost, ended, self.id, self.model, stated, self.started, status)
+
+    def _record(self, status: bytes, now: bytes, data: bytes) -> Record:
+        return Record(self.id, _EVENT % (self.id, b"run/" + status, b"run", self.id, now, data))
 
 
 class _Pools:
@@ -105,15 +128,18 @@ class _Pools:
         return b"%b%03dZ" % (self.seconds[second + 1], ms)
 
 
-def bench_load(load: Load) -> Iterator[Record]:
-    """Yield the records of a load; times go evenly through the hour before `now`."""
+def bench_load(load: Load, verdicts: Counter[str] | None = None) -> Iterator[Record]:
+    """Yield the records of a load; times go evenly through the hour before `now`.
+
+    `verdicts` counts the headlines that a correct pipeline must show, as runs begin.
+    """
     rng = Random(f"load/{load.seed}")
     pools = _Pools(load, rng)
-    records = _rounds(load, pools, rng)
+    records = _rounds(load, pools, rng, Counter() if verdicts is None else verdicts)
     return _disturbed(records, load, rng) if pools.odd else records
 
 
-def _rounds(load: Load, pools: _Pools, rng: Random) -> Iterator[Record]:
+def _rounds(load: Load, pools: _Pools, rng: Random, verdicts: Counter[str]) -> Iterator[Record]:
     """Yield one step of every open run in turn; where a run ends, the next one begins in its place."""
     unassigned, number, done = load.steps, 0, 0
     slots: list[_Run] = []
@@ -121,9 +147,10 @@ def _rounds(load: Load, pools: _Pools, rng: Random) -> Iterator[Record]:
         # First runs of different lengths: otherwise all would end in the same round, for ever.
         reserve = min(load.open_runs, load.steps) - slot - 1
         length = min(1 + slot % load.steps_per_run, unassigned - reserve)
-        slots.append(_Run(number, load.seed, length, pools.time(0)))
+        slots.append(_Run(number, load, length, pools.time(0)))
         unassigned -= length
         number += 1
+        verdicts[slots[-1].verdict] += 1
         yield slots[-1].begin()
     while slots:
         over = False
@@ -142,9 +169,10 @@ def _rounds(load: Load, pools: _Pools, rng: Random) -> Iterator[Record]:
             yield from run.held
             if unassigned:
                 length = min(load.steps_per_run, unassigned)
-                slots[slot] = _Run(number, load.seed, length, now)
+                slots[slot] = _Run(number, load, length, now)
                 unassigned -= length
                 number += 1
+                verdicts[slots[slot].verdict] += 1
                 yield slots[slot].begin()
             else:
                 over = True
@@ -162,16 +190,23 @@ def _step(run: _Run, pools: _Pools, at_ms: int, draw: int) -> Record:
     duration = pools.durations[draw % POOL]
     started = pools.time(at_ms - duration)
     text = pools.texts[draw * 7 % POOL]
-    head = (run_id, step_id, b"step", run_id, now, step_id)
+    chain = run.chain
+    link = b"" if chain is None else chain.place()
     if index & 1:
         other = pools.texts[draw * 11 % POOL]
-        return Record(run_id, _TOOL % (*head, _TOOLS[draw % 5], text, other, started, now, duration))
-    usage = pools.tokens[draw * 3 % POOL]
-    tokens = run.tokens
-    tokens[0] += usage[0]
-    tokens[1] += usage[1]
-    tokens[2] += usage[2]
-    return Record(run_id, _MESSAGE % (*head, text, started, now, duration, run.model, *usage))
+        metadata = _TOOL_LINK % link if link else b""
+        data = _TOOL % (duration, now, step_id, text, metadata, other, started, _TOOLS[draw % 5])
+    else:
+        fresh, output, cached = pools.tokens[draw * 3 % POOL]
+        tokens = run.tokens
+        tokens[0] += fresh
+        tokens[1] += output
+        tokens[2] += cached
+        metadata = link + b"," if link else b""
+        data = _MESSAGE % (duration, now, step_id, metadata, cached, fresh, run.model, output, text, started)
+    if chain is not None:
+        data = chain.add(data)
+    return Record(run_id, _EVENT % (run_id, step_id, b"step", run_id, now, data))
 
 
 def _disturbed(records: Iterator[Record], load: Load, rng: Random) -> Iterator[Record]:

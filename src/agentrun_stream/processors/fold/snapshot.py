@@ -41,6 +41,9 @@ _KEPT: Final = (
     *("id", "agent_id", "agent_name", "model", "provider", "runtime", "runtime_version", "trigger", "parent_run_id"),
     *("task_id", "status", "outcome", "started_at", "ended_at", "duration_ms"),
 )
+_KEPT_PROVENANCE: Final = frozenset(
+    {"run_hash", "parent_run_hash", "lineage", "signed_by"}
+)  # its children look at these
 _KEPT_COST: Final = frozenset({*ledger.TOKENS, "cost_usd", "model"})
 
 
@@ -115,7 +118,8 @@ def fold_expire(state: RunState, event: Event, at: Place) -> Folded:
 def _trimmed(doc: dict[str, Any]) -> dict[str, Any]:
     """What stays of the members of an expired run."""
     cost = {name: amount for name, amount in (doc.get("cost") or {}).items() if name in _KEPT_COST}
-    return {name: doc[name] for name in _KEPT if name in doc} | {"cost": cost}
+    provenance = {k: v for k, v in (doc.get("provenance") or {}).items() if k in _KEPT_PROVENANCE}
+    return {name: doc[name] for name in _KEPT if name in doc} | {"cost": cost, "provenance": provenance}
 
 
 def effect_of(snap: Snapshot | None, status: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from agentrun_stream.ports import Part
 from agentrun_stream.runtime.audit.compare import Comparison
 from agentrun_stream.runtime.audit.findings import Findings, Where
+from agentrun_stream.runtime.audit.lineages import compare_lineages
 from agentrun_stream.runtime.audit.outside import Outside
 from agentrun_stream.runtime.audit.refold import Choice, Reach, Refold, Rules
 from agentrun_stream.runtime.audit.views import AuditLog, AuditReader
@@ -94,6 +95,7 @@ class Audit:
         comparison.accruals(self._reader.rows("accruals", part, choice.some))
         runs = self._reader.rows("runs", part, choice.some)
         comparison.projections(runs, self._reader.rows("settlements", part, choice.some))
+        await compare_lineages(self._reader, part, comparison.children, findings)
         if comparison.older:
             findings.note(f"runs that began before what {part.topic} still holds are judged by their checksums alone")
         letters = {(*part, o): ms for o, (_, ms) in refold.refused.items() if o >= reach.since}
@@ -138,9 +140,10 @@ class Audit:
             differing = {key: again[key] for key in differing.keys() & again.keys()}
         return differing
 
-    async def topics(self, runs: str, dead_letters: str) -> None:
+    async def topics(self, runs: Sequence[str], dead_letters: str) -> None:
         """Compare what was published with what must have been."""
-        await self._outside.published(runs, self._log.topic(runs), deep=self._scope.deep)
+        for topic in runs:
+            await self._outside.published(topic, self._log.topic(topic), deep=self._scope.deep)
         await self._outside.dead_letters(dead_letters, self._log.topic(dead_letters), self._rules.group)
 
 

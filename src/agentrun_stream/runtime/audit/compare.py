@@ -9,11 +9,13 @@ from itertools import groupby
 from typing import Any, Final
 
 from agentrun_stream import limits
-from agentrun_stream.model.lineage import LINEAGE_REASONS, Lineage
+from agentrun_stream.model import lineage
+from agentrun_stream.model.lineage import Child, Lineage
 from agentrun_stream.model.projection import OPINION_COLUMNS, Projection
 from agentrun_stream.model.run import RunState, offset_of, position, row_version
 from agentrun_stream.pipeline import project
 from agentrun_stream.ports import RunKey
+from agentrun_stream.processors.project import child_of
 from agentrun_stream.runtime.audit.findings import Findings, Where, equal
 from agentrun_stream.runtime.audit.outside import Expected, expected
 from agentrun_stream.runtime.audit.refold import ObjectKey, Reach, Refold, Rules
@@ -37,7 +39,7 @@ class Comparison:
         # Runs that began before the log: what is left of it can't say what they are.
         self.older: set[RunKey] = set()
         self.published: dict[RunKey, Expected] = {}
-        self.children: dict[RunKey, tuple[RunState, Lineage]] = {}
+        self.children: dict[RunKey, tuple[Child, Lineage]] = {}
 
     def _where(self, offset: int | None, run: RunKey | None, thing: str = "") -> Where:
         return Where(self._reach.part, offset, run, thing)
@@ -160,12 +162,14 @@ class Comparison:
 
         What parents showed is taken as the row has it; `Lineages` holds that against the parents.
         """
-        opinions, part = self._rules.opinions, self._reach.part
+        opinions, part, state = self._rules.opinions, self._reach.part, self._refold.made_whole(state)
         if row is not None and row["parents"]:
-            reasons = tuple(code for code in row["verdict_reasons"] if code in LINEAGE_REASONS)
-            lineage = Lineage(row["verdict_lineage"], reasons, tuple(row["parents_seen"]))
-            opinions = replace(opinions, lineage={key: lineage})
-            self.children[key] = (state, lineage)
+            reasons = tuple(code for code in row["verdict_reasons"] if code in lineage.REASONS)
+            recorded = Lineage(row["verdict_lineage"], reasons, tuple(row["parents_seen"]))
+            opinions = replace(opinions, lineage={key: recorded})
+            child = child_of(state, opinions)
+            if child is not None and key not in self.older:
+                self.children[key] = (child, recorded)
         projection = project(state, *part, opinions)
         if projection is None or row is None or _agree(projection, row):
             return projection

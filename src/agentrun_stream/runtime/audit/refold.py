@@ -5,7 +5,7 @@ Must not live here: what is compared with it (compare.py).
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
@@ -18,6 +18,8 @@ from agentrun_stream.model.trust import Registry
 from agentrun_stream.pipeline import fold, read, settle
 from agentrun_stream.ports import Part, Record, RunKey
 from agentrun_stream.processors.fold import Folded, Place
+from agentrun_stream.processors.project import missing_claim
+from agentrun_stream.processors.verify import claim_of
 from agentrun_stream.store import rows
 from agentrun_stream.store.audit import Slice
 
@@ -92,6 +94,7 @@ class Refold:
         self.accruals: dict[tuple[int, str], bytes] = {}
         self.refused: dict[int, tuple[str, int]] = {}
         self.steps: dict[ObjectKey, bytes] = {}
+        self.evidence: dict[tuple[RunKey, int], bytes] = {}  # of claims that are not kept whole
         self.records = 0
         self.first_ms = 0
         self._ledger_origin = rows.Origin(*reach.part, 0)
@@ -125,6 +128,8 @@ class Refold:
         if state is None:
             state = self.states[key] = RunState(*key)
         folded = fold(state, event, at)
+        if record.value is not None and any(state.claims[claim].doc is None for claim in folded.claims):
+            self.evidence[key, at.pos] = record.value
         for accrual in folded.accruals:
             row = rows.accrual_row(state, accrual, (record.offset, record.timestamp, 0), self._ledger_origin)
             self.accruals[record.offset, accrual.object_id] = row
@@ -139,6 +144,15 @@ class Refold:
         for step in folded.steps:
             row = rows.step_row(state, step, self._origin)
             self.steps[state.workspace, state.run_id, "step", step[0]] = row
+
+    def made_whole(self, state: RunState) -> RunState:
+        """The state with the claim that is to be shown put back, where it is not kept whole."""
+        wanted = missing_claim(state, self._rules.opinions) if state.claims else None
+        raw = None if wanted is None else self.evidence.get(((state.workspace, state.run_id), wanted[1]))
+        if wanted is None or raw is None:
+            return state
+        claims = {**state.claims, wanted[0]: claim_of(state.claims[wanted[0]], raw)}
+        return replace(state, claims=claims)
 
     def expired(self, run: RunKey) -> bool:
         """Whether a run is past retention."""

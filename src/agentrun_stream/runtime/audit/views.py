@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Protocol
 
-from agentrun_stream.ports import Part, Record
+from agentrun_stream.model.lineage import Kin
+from agentrun_stream.ports import Part, Record, RunKey
 from agentrun_stream.store.audit import Slice
 
 
@@ -19,6 +20,10 @@ class AuditReader(Protocol):
 
     def rows(self, table: str, part: Part, some: Slice) -> Iterable[dict[str, Any]]:
         """The rows of a table that belong to a partition's runs; for `batches` all of the partition."""
+        ...
+
+    def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
+        """What the rows of these runs say of their lineage."""
         ...
 
     def windows(self) -> Iterable[dict[str, Any]]:

@@ -13,20 +13,21 @@ from agentrun_stream.codec.jwks import registry_of
 from agentrun_stream.errors import AgentrunError
 from agentrun_stream.model.dossier import Dossier, Finding, Keys
 from agentrun_stream.model.facts import Facts
-from agentrun_stream.model.lineage import LINEAGE_REASONS, Lineage
+from agentrun_stream.model.lineage import ORPHANED, Child, Kin
 from agentrun_stream.model.opinions import Opinions
 from agentrun_stream.model.projection import AXES
 from agentrun_stream.model.run import RunState
 from agentrun_stream.model.trust import Registry
 from agentrun_stream.model.verdict import VERIFIER, Verdict
-from agentrun_stream.processors.project import project
+from agentrun_stream.processors.lineage import judge_lineage
+from agentrun_stream.processors.project import child_of, project
 from agentrun_stream.processors.project.shown import shown_of, snapshot_of, verdict_of
 from agentrun_stream.processors.verify import facts_of
 from agentrun_stream.runtime.recheck.claims import claims_in, own_object, stored_claims
 from agentrun_stream.runtime.recheck.columns import differing
 from agentrun_stream.runtime.recheck.steps import marks_in, steps_in
 
-__all__ = ["Recheck", "readable", "recheck", "registry_in", "uncovered"]
+__all__ = ["Recheck", "child_in", "readable", "recheck", "registry_in", "uncovered"]
 
 _VERDICT: Final = (
     *(column for _, column in AXES),
@@ -115,23 +116,29 @@ def registry_in(keys: Keys) -> Registry:
     return replace(registry_of(keys.jwks, keys.digest), version=keys.version)
 
 
+def child_in(dossier: Dossier, registry: Registry) -> Child | None:
+    """What the run says of its parents; None where it names none."""
+    return child_of(_state(dossier, []), Opinions(registry=lambda _workspace: registry))
+
+
 def recheck(dossier: Dossier, registry: Registry, *, in_force: bool = True) -> Recheck:
     """Judge a run from its bytes. `in_force` says that the registry is the one that the stored verdict should be made with."""
     findings: list[Finding] = []
     state = _state(dossier, findings)
-    opinions = _opinions(dossier, registry)
+    opinions = _opinions(dossier, state, registry)
     snap = snapshot_of(state)
     projection = project(state, "", 0, opinions)
     if snap is None or projection is None:
         return _nothing(findings, registry)
     shown = shown_of(state, snap, opinions)
-    verdict, _ = verdict_of(state, shown, opinions)
+    verdict, lineage = verdict_of(state, shown, opinions)
     row = dossier.row
     if row is None:
         findings.append(Finding("row_missing", "run"))
     else:
         findings += (Finding("row_differs", name, what) for name, what in differing(projection.row, row, _MEMBERS))
         same = in_force and row["trust_version"] == registry.version and row["verifier"] == VERIFIER
+        same = same and tuple(row["parents_seen"]) == lineage.seen
         code = "verdict_differs" if same else "judged_otherwise"
         findings += (Finding(code, name, what) for name, what in differing(projection.row, row, _VERDICT))
     raw = _raw_of(dossier, shown.facts)
@@ -166,15 +173,19 @@ def _state(dossier: Dossier, findings: list[Finding]) -> RunState:
     return state
 
 
-def _opinions(dossier: Dossier, registry: Registry) -> Opinions:
-    """The registry, and what was seen of the parents: other runs, of which a dossier has no bytes."""
-    lineage = {}
-    row = dossier.row
-    if row is not None and row["parents"]:
-        reasons = tuple(code for code in row["verdict_reasons"] if code in LINEAGE_REASONS)
-        seen = Lineage(row["verdict_lineage"], reasons, tuple(row["parents_seen"]))
-        lineage[dossier.workspace, dossier.run_id] = seen
-    return Opinions(registry=lambda _workspace: registry, lineage=lineage)
+def _opinions(dossier: Dossier, state: RunState, registry: Registry) -> Opinions:
+    """The registry, and the lineage by what other runs say, of which a dossier has no bytes.
+
+    Whether a parent that did not come is still waited for is up to the clock of whoever projects, so the row decides that.
+    """
+    opinions = Opinions(registry=lambda _workspace: registry)
+    child = child_of(state, opinions)
+    if child is None:
+        return opinions
+    rows = {run_id: Kin(**row | {"lineage": tuple(row["lineage"])}) for run_id, row in dossier.kin.items()}
+    over = dossier.row is not None and dossier.row["verdict_lineage"] == ORPHANED
+    lineage = judge_lineage(child, rows, child.since_ms, 0 if over else 1)
+    return replace(opinions, lineage={(dossier.workspace, dossier.run_id): lineage})
 
 
 def _nothing(findings: list[Finding], registry: Registry) -> Recheck:
