@@ -22,7 +22,7 @@ from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap
-from agentrun_stream.errors import UnavailableError
+from agentrun_stream.errors import AgentrunError
 from agentrun_stream.model.opinions import Opinions, Policy
 from agentrun_stream.model.trust import Registry
 from agentrun_stream.ports import Part
@@ -239,7 +239,7 @@ async def run_worker(
     keeper = build_keeper(settings, metrics, log)
     worker = build_worker(settings, keeper, metrics, log, resume=resume)
     worker.members.prepare = keeper.load
-    with contextlib.suppress(UnavailableError):
+    with contextlib.suppress(AgentrunError):  # a partition that is opened says so
         await keeper.turn()  # what the files propose is in force for the first record already
     first = Part(settings.events_topics[0], 0)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)

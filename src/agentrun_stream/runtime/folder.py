@@ -19,7 +19,7 @@ from agentrun_stream.model.run import Accrual, RunState, position
 from agentrun_stream.pipeline import fold, read, settle
 from agentrun_stream.ports import Outgoing, Record, RunKey
 from agentrun_stream.processors.fold import FOLDED, Folded, Place, fold_new_step, is_evidence
-from agentrun_stream.processors.verify import read_step, settle_all
+from agentrun_stream.processors.verify import chained_plainly, read_step, settle_all
 from agentrun_stream.runtime.assigned import Assigned, Dropped
 from agentrun_stream.runtime.batch import ALREADY, REHOMED, Batch, PartBatch
 from agentrun_stream.runtime.letters import Refused
@@ -158,7 +158,8 @@ class PartFolder:
             if step is not None and (state := runs.get((mapped or step[1] or DEFAULT_WORKSPACE, step[0]))) is not None:
                 pos, link, body = epoch | record.offset, None, None
                 if (metadata := step[6]) is not None and "arsig" in metadata:
-                    chained = read_step(record.value or b"")
+                    value = record.value or b""
+                    chained = chained_plainly(value, step) or read_step(value)
                     if chained is None:
                         step = None  # the general way knows how to refuse it
                     else:
