@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
+from agentrun_stream.codec.canonical import run_hash
+from agentrun_stream.model.facts import Parent
 from agentrun_stream.sdk.signing import RunSigner, SignedUnder, SigningKey
 from agentrun_stream.testing.events import cloud_event, eval_event, run_event
 from agentrun_stream.testing.stack import Stack
@@ -15,12 +17,15 @@ from integration.harness import Lane, Sent, Told, lane, soon
 
 pytestmark = pytest.mark.stack
 
+QUICK = {"AGENTRUN_LEASES__SWEEP_EVERY_S": "0.2"}
 ACME = {"workspaceid": "acme"}
 RUN = "checked"
 WHOLE = "checked-whole"  # its steps travel inside
 GAP = "checked-gap"
 UNSIGNED = "checked-unsigned"
 LATE = "checked-late"  # an unsigned correction follows
+CHILD = "checked-child"
+STRANGER = "checked-stranger"  # names a parent that is not as it says
 BODY: dict[str, Any] = {
     "agent_id": "team/a",
     "agent_name": "Ada",
@@ -48,10 +53,15 @@ def step(name: str, number: int) -> dict[str, Any]:
     }
 
 
-def signed(key: SigningKey, run_id: str, *, inside: bool = False, lost: int | None = None) -> list[bytes]:
-    """The events of a signed run with three chained steps."""
+def signed(
+    key: SigningKey, run_id: str, *, inside: bool = False, lost: int | None = None, parent: str | None = None
+) -> list[bytes]:
+    """The events of a signed run with three chained steps; `parent` is the run_hash of RUN, as the child states it."""
     run = {"id": run_id, "status": "completed", "provenance": {}, "steps": [], **BODY}
-    signer = RunSigner(key, run, SignedUnder("acme"))
+    parents = [Parent(RUN, RunSigner(key, run | {"id": RUN}, SignedUnder("acme")).genesis)] if parent else []
+    if parent is not None:
+        run |= {"parent_run_id": RUN, "provenance": {"parent_run_hash": parent, "lineage": [parent]}}
+    signer = RunSigner(key, run, SignedUnder("acme", parents))
     steps = [signer.chain(step("s", n)) for n in range(3)]
     end = signer.sign(run | {"steps": steps if inside else []})
     streamed = [] if inside else [s for n, s in enumerate(steps) if n != lost]
@@ -72,7 +82,7 @@ class Signed:
     def verify(self, run: str, *words: str, code: int = 0) -> dict[str, Any]:
         """What `agentrun verify -o json` says."""
         told = self.lane.agentrun("verify", run, *words, "-o", "json")
-        assert told.code == code, told.out + told.err
+        assert told.code == code, told
         found: dict[str, Any] = orjson.loads(told.out)
         return found
 
@@ -84,7 +94,7 @@ class Signed:
 @pytest.fixture(scope="module")
 def held(agentrun_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signed]:
     folder = tmp_path_factory.mktemp("verify")
-    with lane(agentrun_stack, folder, "verified", AGENTRUN_TRUST__DIR=str(folder / "trust")) as made:
+    with lane(agentrun_stack, folder, "verified", AGENTRUN_TRUST__DIR=str(folder / "trust"), **QUICK) as made:
         made.start()
         words = ("keys", "new", "--out", str(folder / "key.pem"), "--agent", "team/*", "-w", "acme", "-o", "json")
         kid = orjson.loads(made.agentrun(*words).out)["kid"]
@@ -100,14 +110,17 @@ def held(agentrun_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Ite
             *signed(key, LATE),
             run_event(LATE, envelope=ACME | {"source": "/forger"}, **correction),
         ]
+        records += signed(key, CHILD, parent=run_hash(BODY)) + signed(key, STRANGER, parent="0" * 64)
         made.produce(records)
         made.wait()
         assert made.letters() == []
+        soon(lambda: made.run_row(CHILD)["verdict_lineage"] == "linked", what="the child's parent")
+        soon(lambda: made.run_row(STRANGER)["verdict_lineage"] == "mismatch", what="the stranger's parent")
         made.stop()
         yield Signed(made, folder, kid)
 
 
-@pytest.mark.parametrize("run", [RUN, WHOLE, LATE])
+@pytest.mark.parametrize("run", [RUN, WHOLE, LATE, CHILD])
 def test_a_signed_run_is_verified_from_what_is_stored(held: Signed, run: str) -> None:
     """Against the registry in force, with the steps as they stand; nothing differs from what the worker stored."""
     found = held.verify(run)
@@ -167,6 +180,14 @@ ALTERED = [
         "runs", "verdict = 'verified', verdict_chain = 'intact'", GAP, ("verdict_differs", "verdict"), id="better"
     ),
     pytest.param("runs", "verdict = 'verified', trust_version = 7", GAP, ("judged_otherwise", "verdict"), id="version"),
+    pytest.param(
+        "runs",
+        "verdict = 'verified', verdict_lineage = 'linked', verdict_reasons = []",
+        STRANGER,
+        ("verdict_differs", "verdict_lineage"),
+        id="better lineage",
+    ),
+    pytest.param("runs", "parents = []", CHILD, ("row_differs", "parents"), id="parents"),
     pytest.param("runs", "genesis = 'ab'", RUN, ("verdict_differs", "genesis"), id="genesis"),
     pytest.param(
         "run_objects", "output_preview = 'nothing'", RUN, ("step_columns_differ", "step s1"), id="step's column"
@@ -191,7 +212,7 @@ def test_whatever_somebody_changed_is_named(
         which = f"run_id = '{run}'" + (" AND object_id = 's1'" if table == "run_objects" else "")
         held.lane.execute(f"ALTER TABLE {table} UPDATE {change} WHERE {which}")
         assert finding in held.found(run)
-    assert held.verify(run, code=int(run == GAP))["findings"] == []
+    assert held.verify(run, code=int(run in {GAP, STRANGER}))["findings"] == []
 
 
 def test_changed_evidence_does_not_verify(held: Signed) -> None:
@@ -238,6 +259,16 @@ def test_a_row_that_is_gone_is_named(held: Signed) -> None:
     with held.lane.kept("runs"):
         held.lane.execute(f"DELETE FROM runs WHERE run_id = '{RUN}'")
         assert ("row_missing", "run") in held.found(RUN)
+
+
+def test_a_changed_parent_is_a_reason_to_look_again(held: Signed, tmp_path: Path) -> None:
+    """The child is not what the store says of it any more; a bundle brings what its ancestors showed."""
+    path = str(tmp_path / "child.json")
+    assert held.verify(CHILD, "--bundle", path)["lineage"] == "linked"
+    with held.lane.kept("runs"):
+        held.lane.execute(f"ALTER TABLE runs UPDATE run_hash = 'ab' WHERE run_id = '{RUN}'")
+        assert ("judged_otherwise", "verdict_lineage") in held.found(CHILD)
+        assert held.verify(path)["lineage"] == "linked"
 
 
 def test_a_missing_run_says_what_to_do(held: Signed) -> None:
