@@ -8,7 +8,8 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final, NamedTuple
 
 from agentrun_stream.model import money
-from agentrun_stream.model.usage import EITHER, MIXED, UNKNOWN, Bill, Buckets
+from agentrun_stream.model.terms import EITHER, MIXED, UNKNOWN
+from agentrun_stream.model.usage import Bill, Buckets
 from agentrun_stream.pricing.book import (
     CONTEXT_UNPRICED,
     METERS,
