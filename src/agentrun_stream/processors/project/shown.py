@@ -121,6 +121,7 @@ def shown_of(state: RunState, snap: Snapshot, opinions: Opinions) -> Shown:
     shown = replace(
         snap,
         doc=members,
+        time_s=claim.time_s,
         cost_raw=claim.cost_raw,
         started_s=time_s(members.get("started_at")),
         ended_s=time_s(members.get("ended_at")),
