@@ -113,7 +113,7 @@ def _newest(registries: Mapping[tuple[str, int], Registry]) -> Callable[[str], R
     return lambda workspace: found.get(workspace, NOBODY)
 
 
-async def _opinions(settings: Settings) -> Opinions:
+async def opinions_in_force(settings: Settings) -> Opinions:
     """The opinions in force now."""
     client = await asyncio.to_thread(connect, store_address(settings))
     registries = await asyncio.to_thread(trust.registries, client)
@@ -137,7 +137,7 @@ async def run_repair(settings: Settings, plan: Plan) -> list[str]:
     members = await admin.group_members(kafka, settings.worker.group)
     publisher = KafkaPublisher(kafka, settings.worker.group)
     try:
-        repairer = Repairer(ClickHouseRepair(client), None if members else publisher, await _opinions(settings))
+        repairer = Repairer(ClickHouseRepair(client), None if members else publisher, await opinions_in_force(settings))
         await repairer.repair(plan)
     finally:
         await publisher.close()
@@ -192,7 +192,7 @@ async def run_replay(
         worker.group,
         partition_of,
         worker.cache_bytes,
-        await _opinions(settings),
+        await opinions_in_force(settings),
     )
     replay = Replay(ClickHouseStore(shadow.address, worker.lookup_parallel), SystemClock(), options)
     with _no_collector():

@@ -4,13 +4,17 @@ Must not live here: what a book is (pricing/), when a worker takes another one (
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
+from agentrun_stream import limits
+from agentrun_stream.model.run import RunState
+from agentrun_stream.ports import RunKey
 from agentrun_stream.pricing.book import PriceBook
 from agentrun_stream.store.client import StoreAddress, connect
-from agentrun_stream.store.reader import rows_of
+from agentrun_stream.store.reader import load_runs, rows_of
 from agentrun_stream.store.rows import row
 from agentrun_stream.store.writer import insert
 
@@ -18,6 +22,13 @@ _IN_FORCE: Final = """
 SELECT ordinal, digest, content FROM price_books ORDER BY ordinal DESC, stored_at, digest LIMIT 1
 """
 _EVERY: Final = "SELECT DISTINCT digest, content FROM price_books"
+
+
+_UNPRICED: Final = """
+SELECT workspace, run_id FROM runs FINAL
+WHERE price_status NOT IN ('ok', 'tier_ambiguous') AND (workspace, run_id) > ({workspace:String}, {run_id:String})
+ORDER BY workspace, run_id LIMIT {most:UInt32}
+"""
 
 
 class StoredBook(NamedTuple):
@@ -48,6 +59,18 @@ def put(client: Client, book: PriceBook, proposed_by: str) -> StoredBook:
         held = in_force(client)
     assert held is not None
     return held
+
+
+def unpriced_runs(client: Client) -> Iterator[dict[RunKey, RunState]]:
+    """The runs of which some part has no price, some at a time."""
+    at = ("", "")
+    while True:
+        given = {"workspace": at[0], "run_id": at[1], "most": limits.LOOKUP_IDS_MAX}
+        keys: list[RunKey] = [(workspace, run_id) for workspace, run_id in rows_of(client, _UNPRICED, given)]
+        if not keys:
+            return
+        yield load_runs(client, keys)
+        at = keys[-1]
 
 
 class ClickHousePrices:
