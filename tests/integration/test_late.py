@@ -55,9 +55,16 @@ NOON = "2026-01-01T12:00:00Z"
 ONE_MORE = {"steps": 3, "tool_calls": 3, "step_input_tokens": 6, "step_output_tokens": 8}
 ONE_MORE |= {"input_uncached": 6, "output": 8}
 NO_PRICE = {  # of a model that no book knows
-    "price_status": "unknown_model", "price_basis": "steps", "price_as_of": "2026-01-01T12:00:01.000000Z",
-    "token_convention": "either", "convention_evidence": "no_cache",
-    "input_uncached": 9, "cache_read": 0, "cache_write_5m": 0, "cache_write_1h": 0, "output": 12,
+    "price_status": "unknown_model",
+    "price_basis": "steps",
+    "price_as_of": "2026-01-01T12:00:01.000000Z",
+    "token_convention": "either",
+    "convention_evidence": "no_cache",
+    "input_uncached": 9,
+    "cache_read": 0,
+    "cache_write_5m": 0,
+    "cache_write_1h": 0,
+    "output": 12,
 }
 CASES = [
     Case(

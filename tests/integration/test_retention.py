@@ -16,7 +16,19 @@ from integration.past import appended_long_ago
 pytestmark = pytest.mark.stack
 
 DAY_S = 86_400
-USAGE = {"usage": {"model": "m", "input_tokens": 3, "output_tokens": 4}}
+USAGE = {
+    "usage": {
+        "provider": "anthropic", "model": "claude-sonnet-4-5-20250929", "input_tokens": 3, "output_tokens": 4,
+        "cache_read_tokens": 1, "cache_write_tokens": 5,
+    },
+    "cache_write_1h_tokens": 2,
+    "token_convention": "exclusive",
+}
+PRICED = (
+    *("cost_computed", "cost_lo", "cost_hi", "cost_effective", "effective_source", "price_status", "price_basis"),
+    *("token_convention", "convention_evidence", "price_book", "price_as_of", "diff_abs", "diff_rel", "diff_class"),
+    *("input_uncached", "cache_read", "cache_write_5m", "cache_write_1h", "output"),
+)
 COST = {"cost_usd": 0.5, "total_tokens": 9, "model": "m"}
 RETAINED = {
     "AGENTRUN_RETENTION__HORIZON_DAYS": "30",
@@ -26,7 +38,8 @@ RETAINED = {
 }
 SUMS = """
 SELECT ledger, minute, workspace, agent_id, sum(runs) AS runs, sum(steps) AS steps, sum(tool_calls) AS calls,
-    sum(input_tokens) AS input, sum(output_tokens) AS output, sum(total_tokens) AS total, sum(cost_reported) AS cost
+    sum(input_tokens) AS input, sum(output_tokens) AS output, sum(total_tokens) AS total, sum(cost_reported) AS cost,
+    sum(cost_computed) AS computed, sum(cost_effective) AS effective
 FROM cost_by_minute GROUP BY ALL ORDER BY ALL
 """
 
@@ -65,7 +78,7 @@ def expiries(made: Lane) -> list[str]:
 KEPT = (
     *("agent_id", "status", "outcome", "started_at", "ended_at", "total_tokens", "cost_reported", "closed_by"),
     *("steps", "tool_calls", "failed_tool_calls", "failed_steps", "step_input_tokens", "step_output_tokens"),
-    *("evals", "evals_passed", "first_event_at", "last_event_at"),
+    *("evals", "evals_passed", "first_event_at", "last_event_at", *PRICED),
 )
 
 
@@ -95,6 +108,7 @@ def test_old_runs_are_reduced_to_their_sums(agentrun_stack: Stack, tmp_path: Pat
         )
         assert expiries(made) == [gone]
         row = row_of(made, gone, "short")
+        assert (before["price_status"], before["cache_write_1h"]) == ("ok", 2)
         assert {name: row[name] for name in KEPT} == {name: before[name] for name in KEPT}
         assert (row["error"], row["metadata"], row["tags"], row["eval"], row["extra"]) == (None, None, [], None, None)
         assert row["expired_at"] is not None
