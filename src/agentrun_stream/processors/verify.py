@@ -8,16 +8,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from agentrun_stream import limits
 from agentrun_stream.codec import arsig as suite
 from agentrun_stream.codec import ed25519, json_codec, keynames
 from agentrun_stream.codec.arsig import Arsig
 from agentrun_stream.codec.canonical import run_hash
-from agentrun_stream.codec.fast import STEP_MEMBERS, PlainStep
 from agentrun_stream.codec.json_codec import too_deep
-from agentrun_stream.codec.strict_json import UnreadableError, is_plain, read
+from agentrun_stream.codec.strict_json import UnreadableError, read
 from agentrun_stream.model.chain import Link, Marks
 from agentrun_stream.model.event import PATCH, RUN, STEP, Event, Refusal
 from agentrun_stream.model.facts import HOLDS, INVALID, MALFORMED, UNSIGNED, UNSUPPORTED, Facts, Seal
@@ -38,7 +35,6 @@ _HASHED_TYPES: Final = {
     name: _RUN_TYPES[name] for name in ("agent_id", "model", "tools_available", "trigger", "provenance")
 }
 _PROVABLE: Final = frozenset({RUN, STEP, PATCH})
-_SORTED: Final = orjson.OPT_SORT_KEYS
 _new: Final = tuple.__new__
 _NOTHING: Final[dict[str, Any]] = {}
 _TEXT: Final = frozenset({str})
@@ -307,29 +303,6 @@ def _missing(facts: Facts, run: dict[str, Any]) -> str:
 
 
 # ---- streamed steps
-
-
-def chained_plainly(value: bytes, step: PlainStep) -> Step | None:
-    """`read_step` for the commonest record, a step in canonical form in a compact envelope; None where it is another.
-
-    The decoder has read and checked all members already. Written canonically they are what stands in the record, so no name
-    came twice and nothing else is there; what is left of the record is the envelope, all of it text. Numbers that two writers
-    might spell differently are in the metadata alone.
-    """
-    members, metadata = step[4], step[6]
-    arsig = metadata["arsig"] if metadata is not None else None
-    seq, prev = (arsig.get("seq"), arsig.get("prev")) if type(arsig) is dict else (None, None)
-    if type(seq) is not int or seq < 0 or type(prev) is not str:
-        return None
-    obj = {name: member for name, member in zip(STEP_MEMBERS, members, strict=True) if member is not None}
-    obj["metadata"] = metadata
-    body = orjson.dumps(obj, option=_SORTED)
-    if not value.endswith(body + b"}"):
-        return None
-    envelope = value[: -len(body) - 1] + b"null}"
-    if orjson.dumps(orjson.loads(envelope)) != envelope or not is_plain((step[7] or "").encode()):
-        return None
-    return _new(Step, (_new(Link, (seq, prev, hashlib.sha256(body).hexdigest())), body))
 
 
 def marks_of(steps: Iterable[Step | None]) -> tuple[list[Link], Marks]:

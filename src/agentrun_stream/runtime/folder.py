@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentrun_stream import limits
+from agentrun_stream.codec.chained import chained_plainly
 from agentrun_stream.codec.cloudevents import DEFAULT_WORKSPACE, workspace_of
 from agentrun_stream.codec.fast import PlainStep, plain_step
 from agentrun_stream.model import ledger
@@ -19,7 +20,7 @@ from agentrun_stream.model.run import Accrual, RunState, position
 from agentrun_stream.pipeline import fold, read, settle
 from agentrun_stream.ports import Outgoing, Record, RunKey
 from agentrun_stream.processors.fold import FOLDED, Folded, Place, fold_new_step, is_evidence
-from agentrun_stream.processors.verify import chained_plainly, read_step, settle_all
+from agentrun_stream.processors.verify import read_step, settle_all
 from agentrun_stream.runtime.assigned import Assigned, Dropped
 from agentrun_stream.runtime.batch import ALREADY, REHOMED, Batch, PartBatch
 from agentrun_stream.runtime.letters import Refused
@@ -163,8 +164,8 @@ class PartFolder:
                     if chained is None:
                         step = None  # the general way knows how to refuse it
                     else:
-                        link = chained.link
-                        body = None if chained.body is None else chained.body.decode()
+                        link, whole = chained
+                        body = None if whole is None else whole.decode()
                 if (
                     step is not None
                     and pos > state.pos
