@@ -113,6 +113,17 @@ def test_the_evidence_is_what_arrived(attacked: Lane) -> None:
         assert step_digest(orjson.loads(row["doc"])) == said["digest"]
 
 
+def test_verifying_again_from_what_is_stored_says_the_same(attacked: Lane) -> None:
+    """`agentrun verify RUN` makes each verdict again from the kept bytes, and finds nothing in the store that differs."""
+    for run_id in [*map(run_of, ATTACKS), *(f"untouched-{number}" for number in range(0, UNTOUCHED, 500))]:
+        row = found(attacked, run_id)
+        told = attacked.agentrun("verify", run_id, "-o", "json")
+        said = orjson.loads(told.out)
+        assert (said["headline"], said["findings"]) == (row["verdict"], []), run_id
+        assert said["reasons"] == row["verdict_reasons"]
+        assert told.code == int(row["verdict"] != "verified")
+
+
 def test_a_key_that_turns_out_to_be_stolen_changes_stored_verdicts(attacked: Lane) -> None:
     """The runs of that key that are stored already are judged again, told again, and nothing else is."""
     honest = Honest("stolen-later", signing_kit.SECOND)

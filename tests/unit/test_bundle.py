@@ -280,6 +280,13 @@ def test_flags_that_say_nothing_of_a_bundle_are_refused(tmp_path: Path, words: t
     assert verify(tmp_path, made(events()), *words).exit_code == 2
 
 
+def test_without_a_store_only_files_are_found(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["verify", "run-42", "--data", str(tmp_path)])
+    assert done.exit_code == 4
+    for words in ("is no file", "agentrun up"):
+        assert words in done.stderr
+
+
 @needed
 def test_every_reason_code_of_the_suite_has_a_sentence() -> None:
     """So have those of lineage, and every finding; no sentence is said twice."""
