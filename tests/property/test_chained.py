@@ -27,7 +27,8 @@ LINKS = st.one_of(
 def records(draw: st.DrawFn) -> bytes:
     """A step with something for a chain in its metadata, written as producers and as attackers do."""
     step: dict[str, Any] = {"id": "s", "type": "message", "started_at": "2026-01-01T12:00:00Z"}
-    step |= {"metadata": draw(OPEN) | {"arsig": draw(LINKS)}, "output_preview": draw(st.text(max_size=6) | st.none())}
+    step["metadata"] = {**draw(OPEN), "arsig": draw(LINKS)}
+    step["output_preview"] = draw(st.text(max_size=6) | st.none())
     if draw(st.booleans()):
         step["tokens_used"] = draw(st.integers(0, 9))
     data = orjson.dumps(step, option=SORTED if draw(st.integers(0, 3)) else 0, default=str)
