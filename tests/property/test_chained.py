@@ -37,8 +37,10 @@ def records(draw: st.DrawFn) -> bytes:
         b'"time":"2026-01-01T12:00:00Z","data":'
     )
     raw = bytearray(head + data + b"}")
-    trick = draw(st.integers(0, 9))
-    if trick == 0:
+    trick = draw(st.integers(0, 10))
+    if trick == 10:
+        raw = raw.replace(b'"id":"e","source"', b'"id":"datacontenttype","source":"/b","source"', 1)
+    elif trick == 0:
         raw = raw.replace(b'"id":"e"', b'"id":"e","id":"f"', 1)
     elif trick == 1:
         raw = raw.replace(b'"type":"message"', b'"type":"error","type":"message"', 1)
@@ -60,6 +62,7 @@ PLAIN = (
 @settings(max_examples=1_500, deadline=None)
 @given(records())
 @example(PLAIN)
+@example(PLAIN.replace(b'"id":"e","source"', b'"id":"datacontenttype","source":"/b","source"'))
 def test_the_fast_way_agrees_or_stands_back(raw: bytes) -> None:
     step = plain_step(raw, b"r", LATEST_S)
     if step is None or step.metadata is None or "arsig" not in step.metadata:
