@@ -43,6 +43,32 @@ def attacked(agentrun_stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
         yield made
 
 
+ALTERED = (
+    ("evidence", "DELETE FROM evidence WHERE run_id = 'altered'", "signatures"),
+    ("evidence", "ALTER TABLE evidence UPDATE raw = concat(raw, ' ') WHERE run_id = 'altered'", "signatures"),
+    (
+        "run_objects",
+        "ALTER TABLE run_objects UPDATE doc = replaceOne(doc, 'answer', 'another') WHERE run_id = 'altered' AND doc != ''",
+        "digests",
+    ),
+)
+
+
+def test_the_audit_names_altered_proof(agentrun_stack: Stack, tmp_path: Path) -> None:
+    """Bytes that are gone or changed, and steps that do not give the digest in their chain any more."""
+    with lane(agentrun_stack, tmp_path, "altered_proof") as made:
+        made.start()
+        made.produce([*Honest("altered").events(), *Honest("as-it-was").events()])
+        made.wait()
+        made.assert_exact()
+        for table, change, check in ALTERED:
+            with made.kept(table):
+                made.execute(change)
+                code, told = made.audit()
+                assert code == 1, change
+                assert {(x["check"], x["run"]) for x in told["differences"]} == {(check, "altered")}
+
+
 def run_of(attack: Attack) -> str:
     return "attack-" + "".join(c if c.isalnum() else "-" for c in attack.name)
 

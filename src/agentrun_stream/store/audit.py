@@ -26,7 +26,10 @@ _ROWS: Final = LOOKUP_SETTINGS | {
     "output_format_json_quote_64bit_integers": 0,
 }
 _SUM_COLUMNS: Final = ", ".join(name for name in OBJECT_COLUMNS if name != "_ingested_at")
-_HOLDS: Final = f"_sum = cityHash64(tuple({_SUM_COLUMNS})) AS holds"
+# A chained step must give the digest that its place in the chain has; that can be said without the log.
+_HOLDS: Final = f"""(_sum = cityHash64(tuple({_SUM_COLUMNS}))
+    AND (kind != 'step' OR doc IS NULL
+        OR lower(hex(SHA256(assumeNotNull(doc)))) = JSONExtractString(ifNull(chain, ''), 'digest'))) AS holds"""
 _OBJECTS: Final = """
 SELECT {columns}, {holds} FROM run_objects FINAL
 WHERE _topic = {topic} AND _partition = {partition} AND {some} ORDER BY workspace, run_id, kind, object_id
@@ -48,6 +51,10 @@ _TABLES: Final = {
     """,
     "accruals": """
         SELECT * REPLACE (toUnixTimestamp(minute) AS minute) FROM accruals FINAL
+        WHERE topic = {topic} AND partition = {partition} AND {some}
+    """,
+    "evidence": """
+        SELECT workspace, run_id, version, offset, lower(hex(SHA256(raw))) AS sha256 FROM evidence FINAL
         WHERE topic = {topic} AND partition = {partition} AND {some}
     """,
     "refused": "SELECT * FROM refused FINAL WHERE topic = {topic} AND partition = {partition}",
@@ -74,7 +81,7 @@ SELECT '{table}', {prefix}topic AS topic, {prefix}partition AS partition, count(
 WHERE topic IN ({topics}) AND (topic, partition) NOT IN ({parts}) GROUP BY topic, partition
 """
 RUNS_ASKED_MAX: Final = 50_000
-_OFFSET: Final = {"accruals": "offset", "runs": "revision", "settlements": "revision"}
+_OFFSET: Final = {"accruals": "offset", "evidence": "offset", "runs": "revision", "settlements": "revision"}
 _WITH_PLACE: Final = {"run_objects": "_", "runs": "", "accruals": "", "refused": "", "batches": ""}
 
 
