@@ -195,5 +195,6 @@ CATALOGUE: Final = (
         "runs",
         "Signed runs given to the loop again, as the entry of their key changed.",
     ),
+    Metric("policy_again_total", "counter", "runs", "Runs given to the loop again, as the policy changed."),
     Metric("build_info", "gauge", "info", "Always 1; the label says which build runs.", (Label("version"),)),
 )

@@ -177,6 +177,7 @@ class Metrics:
     sweeps_failed: CounterSeries
     trust_version: GaugeSeries
     runs_rejudged: CounterSeries
+    policy_again: CounterSeries
     build_info: GaugeSeries
 
     def __init__(self, registry: CollectorRegistry, input_topics: Sequence[str] = (topics.EVENTS,)) -> None:
