@@ -29,7 +29,9 @@ class MemoryPolicies:
     async def followed(self, part: Part) -> frozenset[InForce]:
         """See `runtime.policy.Policies.followed`."""
         rows = self._store.rows("policy_progress")
-        return frozenset(InForce(r["ordinal"], r["policy"]) for r in rows if (r["topic"], r["partition"]) == tuple(part))
+        return frozenset(
+            InForce(r["ordinal"], r["policy"]) for r in rows if (r["topic"], r["partition"]) == tuple(part)
+        )
 
     async def note(self, part: Part, policy: InForce, now_ms: int) -> None:
         """See `runtime.policy.Policies.note`."""
