@@ -10,6 +10,7 @@ RUNS: Final = "agentrun.runs.v1"
 QUARANTINE: Final = "agentrun.quarantine.v1"
 DEAD_LETTERS: Final = "agentrun.dlq.v1"
 REPLAYS: Final = "agentrun.replays.v1"
+BUDGETS: Final = "agentrun.budgets.v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,13 @@ TOPICS: Final = (
         "receipts of the dead letters that were published again; kept longer than they",
         4,
         {"retention.ms": str(5 * 28 * 86_400_000)},
+    ),
+    Topic(
+        BUDGETS,
+        "period/workspace[/agent]",
+        "what is spent of each budget, compacted; for gateways that enforce it",
+        4,
+        {"cleanup.policy": "compact"},
     ),
 )
 

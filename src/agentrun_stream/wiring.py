@@ -21,8 +21,8 @@ from structlog.typing import FilteringBoundLogger
 from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
 from agentrun_stream.codec.cloudevents import Route
-from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap
-from agentrun_stream.errors import UnavailableError
+from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap, load_budgets, load_rules
+from agentrun_stream.errors import AgentrunError
 from agentrun_stream.model.opinions import Opinions, Policy
 from agentrun_stream.model.trust import Registry
 from agentrun_stream.ports import Part
@@ -34,6 +34,9 @@ from agentrun_stream.runtime.policy import Flags
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.rejudge import Rejudge
 from agentrun_stream.runtime.retention import Expiry, Removal
+from agentrun_stream.runtime.signals.gauges import Gauges
+from agentrun_stream.runtime.signals.refresher import Opinions as SignalOpinions
+from agentrun_stream.runtime.signals.refresher import SignalRefresher
 from agentrun_stream.runtime.sweep import Duty, LeaseRules, Leases, Sweeper, SweepReport
 from agentrun_stream.runtime.trust import TrustKeeper
 from agentrun_stream.runtime.worker import Worker, WorkerOptions, World
@@ -43,6 +46,7 @@ from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
 from agentrun_stream.store.lineage import ClickHouseLineages
 from agentrun_stream.store.policy import ClickHousePolicies, InForce
+from agentrun_stream.store.signals import ClickHouseSignals
 from agentrun_stream.store.sweeps import Horizons
 from agentrun_stream.store.trust import ClickHouseTrust
 from agentrun_stream.store.windows import ClickHouseWindows
@@ -211,6 +215,18 @@ def build_sweeper(
     return sweeper
 
 
+def build_signals(settings: Settings, publisher: KafkaPublisher, metrics: Metrics) -> SignalRefresher:
+    """What watches agents beside a worker's loop. Raises ConfigError where a rule or a budget is wrong."""
+    options = settings.signals
+    return SignalRefresher(
+        ClickHouseSignals(store_address(settings)),
+        publisher,
+        SystemClock(),
+        SignalOpinions(load_rules(options), load_budgets(options), options.every_s),
+        Gauges(metrics, options.series_max),
+    )
+
+
 def shared_settings(settings: Settings) -> dict[str, str]:
     """The settings that decide what is stored, as text: the same for every worker of a store."""
     mapping = ",".join(f"{topic}={name}" for topic, name in sorted(settings.workspaces.items()))
@@ -247,9 +263,11 @@ async def run_worker(
     keeper = build_keeper(settings, metrics, log)
     worker = build_worker(settings, keeper, metrics, log, resume=resume)
     worker.members.prepare = keeper.load
-    with contextlib.suppress(UnavailableError):
+    with contextlib.suppress(AgentrunError):  # a partition that is opened says so
         await keeper.turn()  # what the files propose is in force for the first record already
     first = Part(settings.events_topics[0], 0)
+    questions = KafkaPublisher(kafka, settings.worker.group)
+    signals = build_signals(settings, questions, metrics)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
     endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)
     url = endpoint.start()
@@ -257,18 +275,10 @@ async def run_worker(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
     log.info("worker started", metrics=url, group=settings.worker.group)
-    # The loop makes no reference cycles that matter, and the collector costs a third of its speed (measured): objects die
-    # by their reference count. What aiokafka leaves is collected now and then, outside the hot loop.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    _steady_heap()
-    # The threads that talk to the store need the interpreter for moments only; by default each waits 5 ms for it, ten times
-    # an insert. Measured on a drain: 33 k records/s with 5 ms, 40 k with this.
-    sys.setswitchinterval(_SWITCH_S)
+    _tune()
     background = asyncio.ensure_future(refresher.run())
     collector = asyncio.ensure_future(_collect_now_and_then())
-    questions = KafkaPublisher(kafka, settings.worker.group)
+    watching = asyncio.ensure_future(signals.run(lambda: first in worker.members.parts))
     sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper, in_force), metrics, log).run())
     trusting = asyncio.ensure_future(keeper.run())
     watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None
@@ -279,13 +289,28 @@ async def run_worker(
             watcher.cancel()
         refresher.stop()
         await background
-        for task in (sweeping, trusting, collector):
+        for task in (sweeping, watching, trusting, collector):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await questions.close()
         endpoint.stop()
         log.info("worker stopped")
+
+
+def _tune() -> None:
+    """Set the interpreter up for the loop.
+
+    The loop makes no reference cycles that matter, and the collector costs a third of its speed (measured): objects die by
+    their reference count. What aiokafka leaves is collected now and then, outside the hot loop. The threads that talk to the
+    store need the interpreter for moments only; by default each waits 5 ms for it, ten times an insert: 33 k records/s with
+    5 ms, 40 k with this (measured on a drain).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    _steady_heap()
+    sys.setswitchinterval(_SWITCH_S)
 
 
 def _steady_heap() -> None:

@@ -36,7 +36,8 @@ def text() -> str:
                 "the file over the default. Lists and maps are JSON in the environment.\n",
                 _table(("setting", "variable", "type", "default", "unit", "meaning"), settings),
                 "## Metrics\n",
-                "Every label has a closed set of values; anything else is counted as `other`.\n",
+                "Every label has a closed set of values; anything else is counted as `other`. Labels as stored are on gauges",
+                "with at most `signals.series_max` series, the highest ones.\n",
                 _table(("metric", "type", "unit", "labels", "meaning"), metrics),
                 "## Topics\n",
                 "`agentrun topics apply` makes them. A partition count is never changed in place.\n",
@@ -48,8 +49,9 @@ def text() -> str:
 
 
 def _label(label: Label) -> str:
-    values = " ".join(label.values) if label.values else f"0 to {label.most - 1}" if label.most else "as configured"
-    values = f"the first {label.names}" if label.names else values
+    others = f"0 to {label.most - 1}" if label.most else "as stored" if label.open else "as configured"
+    others = f"the first {label.names}" if label.names else others
+    values = " ".join(label.values) or others
     return f"`{label.name}` ({values})"
 
 

@@ -250,9 +250,11 @@ class Lane:
         self.execute(f"CREATE TABLE kept AS {table}")
         try:
             self.execute(f"INSERT INTO kept SELECT * FROM {table}")
-            yield
-            self.execute(f"TRUNCATE TABLE {table}")
-            self.execute(f"INSERT INTO {table} SELECT * FROM kept")
+            try:
+                yield
+            finally:  # one test that fails is enough
+                self.execute(f"TRUNCATE TABLE {table}")
+                self.execute(f"INSERT INTO {table} SELECT * FROM kept")
         finally:
             self.execute("DROP TABLE kept")
 

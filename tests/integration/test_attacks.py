@@ -15,9 +15,10 @@ import pytest
 from agentrun_stream.codec.arsig import step_digest
 from agentrun_stream.testing.events import eval_event, key_of
 from agentrun_stream.testing.stack import Stack
-from integration import attacks
-from integration.attacks import ATTACKS, TRUSTED, Attack, Honest
+from integration import attacks, signing_kit
+from integration.attacks import ATTACKS, Attack
 from integration.harness import Lane, Sent, lane, soon
+from integration.signing_kit import TRUSTED, Honest
 
 pytestmark = pytest.mark.stack
 
@@ -31,7 +32,7 @@ def attacked(agentrun_stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("attacks")
     trust = folder / "trust"
     trust.mkdir()
-    (trust / "default.jwks.json").write_text(json.dumps(attacks.registry()))
+    (trust / "default.jwks.json").write_text(json.dumps(signing_kit.registry()))
     with lane(agentrun_stack, folder, "attacks", AGENTRUN_TRUST__DIR=str(trust)) as made:
         made.start()
         made.produce(
@@ -112,14 +113,27 @@ def test_the_evidence_is_what_arrived(attacked: Lane) -> None:
         assert step_digest(orjson.loads(row["doc"])) == said["digest"]
 
 
+def test_verifying_again_from_what_is_stored_says_the_same(attacked: Lane) -> None:
+    """`agentrun verify RUN` makes each verdict again from the kept bytes, and finds nothing in the store that differs."""
+    for run_id in [*map(run_of, ATTACKS), *(f"untouched-{number}" for number in range(0, UNTOUCHED, 500))]:
+        row = found(attacked, run_id)
+        told = attacked.agentrun("verify", run_id, "-o", "json")
+        said = orjson.loads(told.out)
+        assert (said["headline"], said["findings"]) == (row["verdict"], []), run_id
+        assert said["reasons"] == row["verdict_reasons"]
+        assert told.code == int(row["verdict"] != "verified")
+
+
 def test_a_key_that_turns_out_to_be_stolen_changes_stored_verdicts(attacked: Lane) -> None:
     """The runs of that key that are stored already are judged again, told again, and nothing else is."""
-    honest = Honest("stolen-later", attacks.SECOND)
+    honest = Honest("stolen-later", signing_kit.SECOND)
     attacked.produce(honest.events())
     attacked.wait()
     assert found(attacked, "stolen-later")["verdict"] == "verified"
     path = Path(attacked.settings["AGENTRUN_TRUST__DIR"]) / "default.jwks.json"
-    path.write_text(json.dumps(attacks.revoked_later(attacks.registry(), attacks.SECOND.kid, attacks.PAST)))
+    path.write_text(
+        json.dumps(signing_kit.revoked_later(signing_kit.registry(), signing_kit.SECOND.kid, signing_kit.PAST))
+    )
     soon(lambda: found(attacked, "stolen-later")["verdict"] == "revoked", 60)
     row = attacked.run_row("stolen-later")
     assert (row["projection"], row["trust_version"], row["verdict_reasons"]) == (1, 2, ["key_compromised"])

@@ -13,9 +13,9 @@ import pytest
 from agentrun_stream.sdk.signing import RunSigner, SigningKey
 from agentrun_stream.testing.stack import Stack
 from agentrun_stream.trust.manage import Scope, entry_of
-from integration import attacks
-from integration.attacks import FOREIGN, NOW, SECOND, TRUSTED, Honest, Json, altered, key, rfc, step
+from integration import attacks, signing_kit
 from integration.harness import Lane, lane, soon
+from integration.signing_kit import FOREIGN, NOW, SECOND, TRUSTED, Honest, Json, altered, key, rfc, step
 
 pytestmark = pytest.mark.stack
 
@@ -86,7 +86,7 @@ def now() -> datetime:
 def test_a_runtime_that_signs_only_its_end(made: Lane) -> None:
     """Alone, or after an unsigned beginning, that is enough; steps that it streamed without a commitment are not covered."""
     alone, begun, streamed = (Honest(f"claims-{name}") for name in ("alone", "begun", "streamed"))
-    ends = {h.run_id: RunSigner(TRUSTED, h.begin).sign(attacks.finished(h.begin)) for h in (alone, begun, streamed)}
+    ends = {h.run_id: RunSigner(TRUSTED, h.begin).sign(signing_kit.finished(h.begin)) for h in (alone, begun, streamed)}
     tell(
         made,
         *(alone.run(ends[alone.run_id]),),
@@ -102,7 +102,7 @@ def test_a_runtime_that_signs_only_its_end(made: Lane) -> None:
 def test_a_key_that_is_registered_after_its_runs(made: Lane, registry: Registry) -> None:
     """What was signed becomes what is shown, and verified, though an unsigned correction came in between."""
     honest = Honest("claims-late-key", LATE)
-    correction = attacks.finished(honest.begin) | {"outcome": "failed"}
+    correction = signing_kit.finished(honest.begin) | {"outcome": "failed"}
     tell(made, *honest.events(), honest.run(correction, time=rfc(NOW)))
     before = made.run_row("claims-late-key")
     assert (before["verdict"], before["outcome"], before["signed_rev"]) == ("unverifiable", "failed", None)
@@ -136,7 +136,7 @@ def test_seventeen_throw_away_keys_first(made: Lane) -> None:
     tell(made, *attacks.seventeen_foreigners("claims-throw-away"))
     made.stop()
     made.start()
-    tell(made, Honest("claims-throw-away").step(step(0), time=rfc(attacks.PAST)))
+    tell(made, Honest("claims-throw-away").step(step(0), time=rfc(signing_kit.PAST)))
     row = made.run_row("claims-throw-away")
     assert (row["verdict"], "step_unchained" in row["verdict_reasons"]) == ("rejected", True)
     assert (row["kid"], row["claims"], row["outcome"], row["tags"]) == (TRUSTED.kid, 18, "success", ["nightly"])
@@ -206,7 +206,7 @@ def talked_about(run_id: str) -> list[bytes]:
     """Others sign it, correct it, and repeat what was said; the owner corrects it."""
     honest = Honest(run_id)
     events = honest.events()
-    correction = attacks.finished(honest.begin) | {"outcome": "failed", "cost": {"cost_usd": 0}}
+    correction = signing_kit.finished(honest.begin) | {"outcome": "failed", "cost": {"cost_usd": 0}}
     return [
         *events,
         honest.signed_by(FOREIGN, rev=5, outcome="failed"),

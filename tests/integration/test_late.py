@@ -64,7 +64,13 @@ CASES = [
         "run-before-its-steps",
         [run_event("run-before-its-steps", cost={"cost_usd": 0.5})],
         [step_event("run-before-its-steps", f"s{n}", metadata=USAGE) for n in range(3)],
-        {"steps": 3, "tool_calls": 3, "step_input_tokens": 9, "step_output_tokens": 12},
+        {
+            "verdict_reasons": ["steps_uncovered"],
+            "steps": 3,
+            "tool_calls": 3,
+            "step_input_tokens": 9,
+            "step_output_tokens": 12,
+        },
     ),
     Case("same-batch-twice", batch("same-batch-twice"), batch("same-batch-twice")),
     Case(

@@ -14,9 +14,9 @@ from agentrun_stream.sdk.signing import RunSigner, SignedUnder, SigningKey
 from agentrun_stream.testing.events import cloud_event
 from agentrun_stream.testing.stack import Stack
 from agentrun_stream.trust.manage import Scope, entry_of
-from integration import attacks
-from integration.attacks import NOW, TRUSTED, Honest, altered, key, rfc, step
+from integration import signing_kit
 from integration.harness import PARTITIONS, Lane, lane, read_all, soon
+from integration.signing_kit import NOW, TRUSTED, Honest, altered, key, rfc, step
 
 pytestmark = pytest.mark.stack
 
@@ -98,7 +98,7 @@ def row_of(made: Lane, run_id: str, workspace: str = "default") -> dict[str, Any
 def enforced(agentrun_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
     """A lane where bad runs are kept from the runs topic."""
     folder = tmp_path_factory.mktemp("enforced")
-    settings = trust(folder, json.dumps(attacks.registry())) | ENFORCED | QUICK
+    settings = trust(folder, json.dumps(signing_kit.registry())) | ENFORCED | QUICK
     with lane(agentrun_stack, folder, "policy_enforced", **settings) as made:
         made.start()
         yield made
@@ -136,12 +136,14 @@ def test_a_run_that_is_rejected_later_leaves_a_tombstone(enforced: Lane) -> None
 
 def test_a_revoked_key_takes_back_what_it_signed(enforced: Lane) -> None:
     """No event came: the same revision, with a higher counter."""
-    enforced.produce(Honest("policy-stolen", attacks.SECOND).events())
+    enforced.produce(Honest("policy-stolen", signing_kit.SECOND).events())
     enforced.wait()
     before = row_of(enforced, "policy-stolen")
     assert (before["verdict"], before["flag"]) == ("verified", "")
     path = Path(enforced.settings["AGENTRUN_TRUST__DIR"]) / "default.jwks.json"
-    path.write_text(json.dumps(attacks.revoked_later(attacks.registry(), attacks.SECOND.kid, attacks.PAST)))
+    path.write_text(
+        json.dumps(signing_kit.revoked_later(signing_kit.registry(), signing_kit.SECOND.kid, signing_kit.PAST))
+    )
     soon(lambda: row_of(enforced, "policy-stolen")["flag"] == "quarantined", what="the flag")
     row = row_of(enforced, "policy-stolen")
     assert (row["verdict"], row["revision"], row["projection"]) == ("revoked", before["revision"], 1)
@@ -194,7 +196,7 @@ def test_each_workspace_has_its_own_policy(agentrun_stack: Stack, tmp_path: Path
 def signed_end(run_id: str, by: SigningKey, under: SignedUnder | None = None, **envelope: object) -> bytes:
     begin = Honest(run_id).begin
     return cloud_event(
-        "run", run_id, "run/completed", RunSigner(by, begin, under).sign(attacks.finished(begin)), envelope
+        "run", run_id, "run/completed", RunSigner(by, begin, under).sign(signing_kit.finished(begin)), envelope
     )
 
 
@@ -211,7 +213,7 @@ def test_runs_that_are_judged_good_again_return(agentrun_stack: Stack, tmp_path:
         unsigned = Honest("policy-unsigned")
         made.produce(
             [
-                unsigned.run(attacks.finished(unsigned.begin)),
+                unsigned.run(signing_kit.finished(unsigned.begin)),
                 signed_end("policy-known", TRUSTED),
                 *(signed_end(f"policy-flip-{n}", late) for n in range(FLIPPED)),
             ]

@@ -12,9 +12,9 @@ from agentrun_stream.sdk.signing import SigningKey
 from agentrun_stream.testing.events import eval_event, run_event, step_event
 from agentrun_stream.testing.stack import Stack
 from agentrun_stream.trust.manage import Scope, entry_of
-from integration.attacks import FOREIGN, SECOND, TRUSTED, Honest, altered, finished
 from integration.harness import Lane, lane, last_published, read_all, run_on, soon
 from integration.past import appended_long_ago
+from integration.signing_kit import FOREIGN, SECOND, TRUSTED, Honest, altered, finished
 
 pytestmark = pytest.mark.stack
 

@@ -135,3 +135,17 @@ def test_promtool_has_nothing_to_say(registry: CollectorRegistry, metrics: Metri
     for scrape in (empty, generate_latest(registry)):
         done = subprocess.run(["promtool", "check", "metrics"], input=scrape, capture_output=True, check=False)
         assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_an_open_gauge_shows_what_it_was_given_last_and_nothing_else(
+    registry: CollectorRegistry, metrics: Metrics
+) -> None:
+    """Names as they are stored; an agent that dropped out of the highest is gone."""
+    agents = [{"workspace": "w", "agent_id": name} for name in ("inspect/task", 'odd "name"\n')]
+    metrics.failure_evalue.replace([(3.0, agents[0]), (120.0, agents[1])])
+    name = "agentrun_failure_evalue"
+    assert registry.get_sample_value(name, agents[0]) == 3
+    assert b'agent_id="odd \\"name\\"\\n"' in generate_latest(registry)
+    metrics.failure_evalue.replace([(5.0, agents[1])])
+    assert registry.get_sample_value(name, agents[0]) is None
+    assert registry.get_sample_value(name, agents[1]) == 5

@@ -1,6 +1,6 @@
 """`agentrun verify`: a run checked from its bytes, and a screen that says what was checked and what it does not prove.
 
-Must not live here: the rules (processors/verify.py), reading of stores.
+Must not live here: the rules (processors/verify.py), what is done with stored runs (recheck.py).
 """
 
 import json
@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from agentrun_stream.cli.common import EXIT_NO, TrustOption, WorkspaceOption, read_input, since, trust_folder
+from agentrun_stream.cli.common import EXIT_NO, DataOption, TrustOption, read_input, since, trust_folder
 from agentrun_stream.cli.output import Output, OutputOption, as_json, say, table, write
+from agentrun_stream.cli.recheck import AXES, VERIFIED, load_file, look_at_bundle, look_at_run, save, screen, show_json
 from agentrun_stream.codec.arsig import dsse_envelope
 from agentrun_stream.codec.strict_json import UnreadableError
 from agentrun_stream.errors import UsageError
@@ -21,43 +22,23 @@ from agentrun_stream.model.facts import HOLDS, Facts
 from agentrun_stream.model.judgement import Judgement, judge
 from agentrun_stream.model.trust import NOBODY, Registry
 from agentrun_stream.model.verdict import Verdict
+from agentrun_stream.model.words import NOT_PROVED, meaning, sentence
 from agentrun_stream.processors.verify import facts_of, marks_of, read_object, read_step
+from agentrun_stream.runtime.recheck.bundle import is_bundle
 from agentrun_stream.sdk.verifying import with_digests
 from agentrun_stream.telemetry.logs import clean
 from agentrun_stream.trust.folder import load_registry, registry_path
 
 app = typer.Typer()
 
-VERIFIED: Final = "verified"
-LIMITS: Final = (
-    "A signature shows who asserted these bytes. It does not show that they are true.",
-    "Not covered: eval and workspace_id; a replayed older revision; parents, which only a store can look up.",
-)
-_MEANING: Final = {
-    "match": "the stated run_hash is that of the configuration",
-    "absent": "nothing to check",
-    "intact": "every step that the run commits to arrived, unchanged and in its place",
-    "gap": "a step before the last one that arrived is missing",
-    "truncated": "the last steps are missing",
-    "fork": "a step was changed, added or replaced",
-    "wrong_run": "the steps belong to another run",
-    "trusted": "holds, by a key that the workspace trusts for this agent at that time",
-    "valid_untrusted": "holds, but the workspace does not know the key",
-    "invalid": "does not hold: something that it covers was changed, or another key signed",
-    "unsigned": "there is none",
-    "malformed": "the run breaks a rule of the suite, so it was not looked at",
-    "unsupported_suite": "of a suite that this verifier does not know",
-    "key_expired": "holds, but the key was not valid at that time",
-    "key_revoked": "holds, but the key was revoked by then",
-    "scope_violation": "holds, but the key may not sign for this agent",
-    "tenant_mismatch": "holds, but was made for another workspace",
-    "root": "no parent",
-    "pending": "names parents, which only a store can look up",
-    "unlogged": "there is no transparency log yet",
-}
-_MISMATCH: Final = {
-    "hash": "the stated run_hash is not that of the configuration",
-    "lineage": "names ancestors without a parent",
+_FILES: Final = frozenset({".json", ".jsonl"})
+# The flags that go with one kind of thing alone.
+_ONLY: Final = {
+    "--steps": "file",
+    "--at": "file",
+    "--trust": "file",
+    "--bundle": "stored run",
+    "--data": "stored run",
 }
 
 
@@ -71,40 +52,98 @@ class Source:
     registry_file: Path
 
 
-@app.command(epilog="Example: agentrun verify run.json --steps steps.jsonl --trust ./trust -w acme")
+@app.command(epilog="Example: agentrun verify run-42 --bundle run-42.json; agentrun verify run-42.json")
 def verify(
-    file: Annotated[Path, typer.Argument(help="A run as it was sent, bare or in an envelope; `-` reads stdin.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="The id of a stored run; or a file: a bundle, or a run as it was sent; `-` reads stdin.",
+            metavar="RUN|FILE",
+        ),
+    ],
     steps: Annotated[
         Path | None, typer.Option("--steps", help="Its streamed steps, one event a line; other events are passed over.")
     ] = None,
     trust: TrustOption = None,
-    workspace: WorkspaceOption = "default",
+    registry: Annotated[
+        Path | None,
+        typer.Option(
+            "--registry", help="A JWK Set to judge by, instead of the one in force, in the bundle or the folder."
+        ),
+    ] = None,
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", "-w", help="Its workspace; of a file that is no bundle: default.")
+    ] = None,
     at: Annotated[
         str | None, typer.Option("--at", help="Time of judgement, as of the broker's append time; default: now.")
     ] = None,
     export_dsse: Annotated[
         Path | None, typer.Option("--export-dsse", help="Write the signed statement as a DSSE envelope to this file.")
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", help="Write evidence, steps, keys and verdict to this file, to verify elsewhere."),
+    ] = None,
+    data: DataOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Verify a run from its bytes, and say what that proves. Exit code 1 unless it is verified. Needs no stack."""
-    now = datetime.now(UTC)
-    path = registry_path(trust_folder(trust), workspace)
-    raw = read_input(file)
-    lines = () if steps is None else steps_of(read_input(steps), raw)
-    source = Source(raw, lines, _registry(path), path)
-    judgement = Judgement(workspace, source.registry, (since(at, now) or now).timestamp())
-    facts = facts_of(raw)
+    """Verify a run from its bytes, and say what that proves. Exit code 1 unless it is verified. A file needs no stack."""
+    given = {"--steps": steps, "--at": at, "--trust": trust, "--bundle": bundle, "--data": data}
+    raw = _file(what)
+    kind = "stored run" if raw is None else "bundle" if is_bundle(raw) else "file"
+    _refuse(kind, {flag for flag, value in given.items() if value is not None})
+    if raw is None or kind == "bundle":
+        looked = (
+            look_at_run(what, workspace, data, registry) if raw is None else look_at_bundle(raw, workspace, registry)
+        )
+        if export_dsse is not None:
+            _export(looked.found.facts, export_dsse)
+        if bundle is not None:
+            save(looked, bundle, datetime.now(UTC))
+        (show_json if output is Output.JSON else screen)(looked)
+        good = looked.good
+    else:
+        now = datetime.now(UTC)
+        judged = (since(at, now) or now).timestamp()
+        named = workspace or "default"
+        path = registry or registry_path(trust_folder(trust), named)
+        lines = () if steps is None else steps_of(read_input(steps), raw)
+        keys = _registry(path) if registry is None else load_file(path)[0]
+        good = _from_file(Source(raw, lines, keys, path), Judgement(named, keys, judged), export_dsse, output)
+    if not good:
+        raise typer.Exit(EXIT_NO)
+
+
+def _file(what: str) -> bytes | None:
+    """The bytes of the file that is meant; None where it is a run's id."""
+    path = Path(what)
+    try:
+        there = path.exists() and not path.is_dir()
+    except (OSError, ValueError):
+        there = False  # no file could have that name
+    return read_input(path) if there or what == "-" or path.suffix in _FILES else None
+
+
+def _refuse(kind: str, flags: set[str]) -> None:
+    """Refuse flags that say nothing of this kind of thing."""
+    for flag in sorted(flags):
+        if _ONLY[flag] != kind:
+            raise UsageError(f"{flag} goes with a {_ONLY[flag]}, and this is a {kind}.", f"Leave out {flag}.")
+
+
+def _from_file(source: Source, judgement: Judgement, export_dsse: Path | None, output: Output) -> bool:
+    """A run from its own bytes."""
+    facts = facts_of(source.raw)
     links, marks = marks_of(map(read_step, source.steps))
-    verdict = with_digests(judge(facts, judgement, links, marks), raw, facts)
+    verdict = with_digests(judge(facts, judgement, links, marks), source.raw, facts)
     if export_dsse is not None:
         _export(facts, export_dsse)
     if output is Output.JSON:
-        as_json(verdict._asdict() | {"workspace": workspace, "registry": str(path), "proves_not": LIMITS})
+        told = {"workspace": judgement.workspace, "registry": str(source.registry_file), "proves_not": NOT_PROVED}
+        as_json(verdict._asdict() | told | {"reasons_mean": {code: sentence(code) for code in verdict.reasons}})
     else:
         _screen(verdict, facts, source, judgement)
-    if verdict.headline != VERIFIED:
-        raise typer.Exit(EXIT_NO)
+    return verdict.headline == VERIFIED
 
 
 def steps_of(text: bytes, run: bytes) -> tuple[bytes, ...]:
@@ -151,19 +190,14 @@ def _export(facts: Facts, path: Path) -> None:
 
 def _screen(verdict: Verdict, facts: Facts, source: Source, judgement: Judgement) -> None:
     write(f"{verdict.headline.upper()}  run {clean(facts.run_id) or '?'} of agent {clean(facts.agent_id) or '?'}")
-    axes = ("hash", "chain", "signature", "lineage", "log")
-    rows = [{"axis": axis, "result": (word := getattr(verdict, axis)), "means": _means(axis, word)} for axis in axes]
+    rows = [{"axis": axis, "result": (word := getattr(verdict, axis)), "means": meaning(axis, word)} for axis in AXES]
     table("", {"axis": "axis", "result": "result", "means": "means"}, rows)
-    told: list[dict[str, Any]] = [{"name": "reasons", "value": ", ".join(verdict.reasons) or None}]
+    told: list[dict[str, Any]] = [{"name": code, "value": sentence(code)} for code in verdict.reasons]
     told += [{"name": "", "value": detail} for detail in verdict.details]
     told += [{"name": name, "value": getattr(verdict, name)} for name in ("run_digest", "genesis")]
     told += [{"name": name, "value": value} for name, value in _against(verdict, source, judgement).items()]
     table("", {"name": "", "value": ""}, told)
-    write("\n".join(LIMITS))
-
-
-def _means(axis: str, word: str) -> str:
-    return _MISMATCH.get(axis, "") if word == "mismatch" else _MEANING.get(word, "")
+    write("\n".join(NOT_PROVED))
 
 
 def _against(verdict: Verdict, source: Source, judgement: Judgement) -> dict[str, Any]:

@@ -6,6 +6,7 @@ is handed what it needs. Must not live here: anything that connects to what a se
 
 from agentrun_stream.config.catalogue import Setting, catalogue
 from agentrun_stream.config.load import CRASH_POINT_VARIABLE, crash_point, load_settings
+from agentrun_stream.config.opinions import load_budgets, load_rules
 from agentrun_stream.config.settings import ClickhouseSettings, KafkaSettings, Settings, WorkerSettings
 from agentrun_stream.config.stack import ENDPOINTS_FILE, Endpoints, clickhouse_url, find_stack, kafka_bootstrap
 
@@ -23,5 +24,7 @@ __all__ = [
     "crash_point",
     "find_stack",
     "kafka_bootstrap",
+    "load_budgets",
+    "load_rules",
     "load_settings",
 ]

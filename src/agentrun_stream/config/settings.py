@@ -177,6 +177,22 @@ class RetentionSettings(_Section):
         return value
 
 
+class SignalSettings(_Section):
+    """What agents are held against: failures, spending, loops, budgets."""
+
+    rules: Path | None = _setting(None, "path", "TOML file with the rules of each workspace; unset: defaults for all.")
+    budgets: Path | None = _setting(None, "path", "TOML file with the budgets of workspaces and agents; unset: none.")
+    every_s: float = _setting(
+        15.0, "s", "Pause between two passes; longer where a pass takes more than a fifth of it.", ge=0.1, le=3_600
+    )
+    series_max: int = _setting(200, "series", "Most agents shown by one gauge: those with the highest value.", ge=1)
+
+    @field_validator("rules", "budgets")
+    @classmethod
+    def _home_is_meant(cls, value: Path | None) -> Path | None:
+        return value.expanduser() if value is not None else None
+
+
 class TrustSettings(_Section):
     """Whose signatures are trusted, and what becomes of a run whose verdict is bad."""
 
@@ -237,6 +253,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     leases: LeaseSettings = Field(default_factory=LeaseSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    signals: SignalSettings = Field(default_factory=SignalSettings)
     trust: TrustSettings = Field(default_factory=TrustSettings)
     tenancy: Literal["envelope", "topic"] = _setting(
         "envelope", "name", "Who names the workspace: `envelope` (mapping first), or `topic` (the mapping alone)."

@@ -33,6 +33,10 @@ def _streamed(state: RunState, claim: str | None) -> bool:
 
 def _streamed_links(state: RunState, claim: str | None) -> tuple[list[Link], Marks]:
     """The links of the steps that came otherwise than by the claim, and what other versions of them left behind."""
+    if not state.marks:  # as in most runs: nothing came in two versions
+        came = [step[8] for step in state.steps.values() if step[9] != claim]
+        found = [link for link in came if link is not None]
+        return found, Marks(streamed=bool(came), unchained=len(found) < len(came))
     links: list[Link] = []
     streamed = unchained = conflict = False
     for step_id, step in state.steps.items():

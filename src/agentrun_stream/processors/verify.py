@@ -35,6 +35,7 @@ _HASHED_TYPES: Final = {
     name: _RUN_TYPES[name] for name in ("agent_id", "model", "tools_available", "trigger", "provenance")
 }
 _PROVABLE: Final = frozenset({RUN, STEP, PATCH})
+_new: Final = tuple.__new__
 _NOTHING: Final[dict[str, Any]] = {}
 _TEXT: Final = frozenset({str})
 

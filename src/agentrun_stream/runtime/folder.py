@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentrun_stream import limits
+from agentrun_stream.codec.chained import chained_plainly
 from agentrun_stream.codec.cloudevents import DEFAULT_WORKSPACE, workspace_of
 from agentrun_stream.codec.fast import PlainStep, plain_step
 from agentrun_stream.model import ledger
@@ -158,12 +159,13 @@ class PartFolder:
             if step is not None and (state := runs.get((mapped or step[1] or DEFAULT_WORKSPACE, step[0]))) is not None:
                 pos, link, body = epoch | record.offset, None, None
                 if (metadata := step[6]) is not None and "arsig" in metadata:
-                    chained = read_step(record.value or b"")
+                    value = record.value or b""
+                    chained = chained_plainly(value, step) or read_step(value)
                     if chained is None:
                         step = None  # the general way knows how to refuse it
                     else:
-                        link = chained.link
-                        body = None if chained.body is None else chained.body.decode()
+                        link, whole = chained
+                        body = None if whole is None else whole.decode()
                 if (
                     step is not None
                     and pos > state.pos

@@ -60,6 +60,7 @@ class Plan:
 
     runs: Mapping[RunKey, Part] = field(default_factory=dict)
     recounted: frozenset[RunKey] = frozenset()
+    told_otherwise: frozenset[RunKey] = frozenset()
     windows: frozenset[tuple[str, int]] = frozenset()
     beyond: Mapping[str, int] = field(default_factory=dict)
 
@@ -76,7 +77,8 @@ class Plan:
             for check, count in findings.residual.items()
             if count and check not in _MADE_AGAIN and check != "windows"
         }
-        return cls(wanted, frozenset(forged), frozenset(findings.windows), beyond)
+        told = frozenset(findings.touched["published"])
+        return cls(wanted, frozenset(forged), told, frozenset(findings.windows), beyond)
 
     @property
     def empty(self) -> bool:
@@ -91,9 +93,11 @@ class Repairer:
         self._store = store
         self._publisher = publisher
         self._opinions = opinions
+        self._told_otherwise: frozenset[RunKey] = frozenset()
 
     async def repair(self, plan: Plan) -> None:
         """Make rows, records and windows again."""
+        self._told_otherwise = plan.told_otherwise
         keys = list(plan.runs)
         announced: dict[Part, dict[str, list[Outgoing]]] = {}
         for start in range(0, len(keys), limits.LOOKUP_IDS_MAX):
@@ -127,7 +131,8 @@ class Repairer:
             if state is None or projection is None:
                 continue
             raised = key in recounted and self._publisher is not None
-            _count(projection, [row for row in stored[key] if row not in gone], raised=raised)
+            told = key in self._told_otherwise
+            _count(projection, [row for row in stored[key] if row not in gone], raised=raised, told=told)
             out["runs"].append(rows.row(projection.row | {"projected_at": time.time()}))
             out["settlements"] += [rows.row(settlement) for settlement in projection.settlements]
             if projection.announced:
@@ -168,13 +173,13 @@ def _nobodys(stored: Iterable[Stored], projection: Projection | None) -> list[St
     return [row for row in stored if row.minute not in minutes or row.version >> COUNTER_BITS > projection.pos]
 
 
-def _count(projection: Projection, stored: Iterable[Stored], *, raised: bool) -> None:
+def _count(projection: Projection, stored: Iterable[Stored], *, raised: bool, told: bool) -> None:
     """Keep the projection counter that stands at this position; raise it where a reader must drop what was told before.
 
-    Where the row itself is gone, nobody knows what was told: the counter goes beyond what it can have been.
+    Where the row itself is gone and something else was told, nobody knows what: the counter goes beyond what it can have been.
     """
     held = list(stored)
     mask = (1 << COUNTER_BITS) - 1
     counters = [row.version & mask for row in held if row.version >> COUNTER_BITS == projection.pos]
-    lost = _BEYOND if projection.announced and all(row.minute is not None for row in held) else 0
+    lost = _BEYOND if told and all(row.minute is not None for row in held) else 0
     projection.count(max(counters, default=0) + raised + lost)

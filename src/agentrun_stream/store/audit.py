@@ -12,8 +12,9 @@ import orjson
 from clickhouse_connect.driver.client import Client
 
 from agentrun_stream.model.lineage import Kin
+from agentrun_stream.model.projection import COUNTER_BITS
 from agentrun_stream.ports import Part, RunKey
-from agentrun_stream.store import lineage
+from agentrun_stream.store import lineage, reader
 from agentrun_stream.store.client import fetch
 from agentrun_stream.store.rows import OBJECT_COLUMNS
 from agentrun_stream.store.sql import LOOKUP_SETTINGS, literal
@@ -113,6 +114,11 @@ class AuditStore:
     def rows(self, table: str, part: Part, some: Slice) -> Iterator[dict[str, Any]]:
         """See `AuditReader.rows`."""
         yield from self._dicts(_TABLES[table].format(**_place(part, some, _OFFSET.get(table, ""))))
+
+    def counters(self, keys: Sequence[RunKey]) -> dict[RunKey, int]:
+        """See `AuditReader.counters`."""
+        found = reader.projected(self._client, keys)
+        return {key: stored.version & ((1 << COUNTER_BITS) - 1) for key, stored in found.items()}
 
     def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
         """See `AuditReader.kin`."""

@@ -52,9 +52,10 @@ class RunFilter:
     limit: int = 50
 
 
-def ask(client: Client, sql: str) -> list[Row]:
+def ask(client: Client, sql: str, parameters: dict[str, Any] | None = None) -> list[Row]:
     """The rows of a query of ours, as dicts."""
-    rows = [orjson.loads(line) for line in fetch(client, sql, _ANSWER, "JSONEachRow").splitlines()]
+    lines = fetch(client, sql, _ANSWER, "JSONEachRow", parameters=parameters).splitlines()
+    rows = [orjson.loads(line) for line in lines]
     for row in rows:
         for name in _MONEY & row.keys():
             row[name] = None if row[name] is None else Decimal(row[name])

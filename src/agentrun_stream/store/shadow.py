@@ -22,7 +22,7 @@ from agentrun_stream.store.sql import literal
 REBUILT: Final = (
     *("run_objects", "runs", "runs_by_start", "accruals", "settlements", "cost_windows", "window_progress"),
     *("evidence", "refused", "batches", "run_activity", "expired_runs", "sweep_progress", "run_keys", "trust_progress"),
-    *("run_edges", "run_changes", "policy_progress"),
+    *("run_edges", "run_changes", "closings", "signal_progress", "policy_progress"),
 )
 COMPARED: Final = ("run_objects", "runs", "accruals", "settlements", "refused", "evidence", "cost_by_minute")
 # When something was written, by which worker, and the owner's counters are no functions of the log; nor is how many rows of

@@ -21,13 +21,15 @@ class Label:
     """One label and every value it may take; anything else is counted as `other`.
 
     `values` is the closed list. Empty means: decided when the registry is built (`topic`), a number below `most`, or the
-    first `names` different ones that are seen.
+    first `names` different ones that are seen. An `open` label takes what is stored; then whoever sets the gauge bounds the
+    number of its series.
     """
 
     name: str
     values: tuple[str, ...] = ()
     most: int = 0
     names: int = 0
+    open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,13 @@ CHECKS: Final = (
     "signatures",
 )
 
+SIGNALS: Final = ("failures", "velocity", "loops", "burn", "budget_day", "budget_month")
+PERIODS: Final = ("day", "month")
+
 _TOPIC = Label("topic")
 _PARTITION = Label("partition", most=PARTITIONS_MAX)
 _REASON = Label("reason", REASONS)
+_AGENT = (Label("workspace", open=True), Label("agent_id", open=True))
 _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _AGE_S = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0, 86400.0)
 
@@ -196,5 +202,26 @@ CATALOGUE: Final = (
         "Signed runs given to the loop again, as the entry of their key changed.",
     ),
     Metric("policy_again_total", "counter", "runs", "Runs given to the loop again, as the policy changed."),
+    Metric(
+        "failure_evalue",
+        "gauge",
+        "e-value",
+        "Evidence that an agent fails more often than its baseline; 100 is reached falsely by at most 1 in 100 stretches.",
+        _AGENT,
+    ),
+    Metric("spend_hour_usd", "gauge", "USD", "Known cost that an agent accrued in the last hour.", _AGENT),
+    Metric("looping_runs", "gauge", "runs", "Runs of the last minutes that repeat one call with one input.", _AGENT),
+    Metric("burn_rate", "gauge", "share", "Burn rate of an agent as a share of the threshold; fires at 1.", _AGENT),
+    Metric(
+        "budget_used", "gauge", "share", "Known cost as a share of the budget.", (*_AGENT, Label("period", PERIODS))
+    ),
+    Metric(
+        "signals_suppressed",
+        "gauge",
+        "series",
+        "Agents that are not shown, as others have a higher value.",
+        (Label("signal", SIGNALS),),
+    ),
+    Metric("signal_refresh_seconds", "histogram", "seconds", "Time of one pass over all signals.", (), _SHORT_S),
     Metric("build_info", "gauge", "info", "Always 1; the label says which build runs.", (Label("version"),)),
 )

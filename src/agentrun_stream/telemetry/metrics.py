@@ -6,7 +6,7 @@ the set of series. Must not live here: the list of metrics (`catalogue.py`), HTT
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -42,6 +42,8 @@ class _Series(Collector):
     def _within(self, label: Label, value: str) -> str:
         if label.names:
             return value if self._is_met(label, value) else OTHER
+        if label.open:
+            return value
         if label.most:
             return value if value.isascii() and value.isdigit() and int(value[:9]) < label.most else OTHER
         return value if value in self._known[label.name] or value in label.values else OTHER
@@ -90,6 +92,12 @@ class GaugeSeries(_Series):
         key = self._bounded(labels)
         with self._lock:
             self._values[key] = float(value)
+
+    def replace(self, values: Iterable[tuple[float, Mapping[str, object]]]) -> None:
+        """Show these series (value, labels) and no other."""
+        shown = {self._bounded(dict(labels)): float(value) for value, labels in values}
+        with self._lock:
+            self._values = shown
 
     def remove(self, **labels: object) -> None:
         """Show the series with these labels (some or all) no more, such as the lag of a partition that moved away."""
@@ -178,6 +186,13 @@ class Metrics:
     trust_version: GaugeSeries
     runs_rejudged: CounterSeries
     policy_again: CounterSeries
+    failure_evalue: GaugeSeries
+    spend_hour_usd: GaugeSeries
+    looping_runs: GaugeSeries
+    burn_rate: GaugeSeries
+    budget_used: GaugeSeries
+    signals_suppressed: GaugeSeries
+    signal_refresh_seconds: HistogramSeries
     build_info: GaugeSeries
 
     def __init__(self, registry: CollectorRegistry, input_topics: Sequence[str] = (topics.EVENTS,)) -> None:

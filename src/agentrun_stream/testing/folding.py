@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from agentrun_stream.codec.cloudevents import Route
+from agentrun_stream.model.opinions import NO_OPINIONS, Opinions
 from agentrun_stream.ports import Part, Record
 from agentrun_stream.runtime.assigned import Assigned
 from agentrun_stream.runtime.batch import Batch
@@ -14,8 +15,8 @@ from agentrun_stream.runtime.lookup import Lookups
 from agentrun_stream.store.memory import MemoryStore
 
 
-def fold_batch(part: Part, records: Sequence[Record]) -> Batch:
-    """One batch of records of runs that nobody has seen before, folded and encoded."""
+def fold_batch(part: Part, records: Sequence[Record], opinions: Opinions = NO_OPINIONS) -> Batch:
+    """One batch of records of runs that nobody has seen before, folded, projected under these opinions, and encoded."""
     batch = Batch(1, records[0].timestamp)
     assigned = Assigned(part, 1, Route(), 0, lambda _key: part.partition, "agentrun")
 
@@ -26,7 +27,7 @@ def fold_batch(part: Part, records: Sequence[Record]) -> Batch:
         return None
 
     async def fold() -> None:
-        folder = PartFolder(batch, assigned, Lookups(MemoryStore(), SystemClock(), ask))
+        folder = PartFolder(batch, assigned, Lookups(MemoryStore(), SystemClock(), ask, opinions))
         await folder.take(records, records[-1].offset + 1).fold(at_once)
         await folder.finish()
 

@@ -53,7 +53,7 @@ class Audit:
         self._rules = rules
         self._scope = scope or Scope()
         self.findings = Findings()
-        self._outside = Outside(self.findings)
+        self._outside = Outside(self.findings, reader)
 
     async def partition(self, reach: Reach) -> None:
         """Compare one partition: its journal, records, objects, ledger and projections."""

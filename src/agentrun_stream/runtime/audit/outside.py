@@ -16,6 +16,7 @@ from agentrun_stream.ports import Part, Record, RunKey
 from agentrun_stream.processors.publish import run_key
 from agentrun_stream.runtime.audit.findings import Findings, Where
 from agentrun_stream.runtime.audit.refold import Reach
+from agentrun_stream.runtime.audit.views import AuditReader
 from agentrun_stream.runtime.second_chance import letter_of
 
 Log = AsyncIterator[Sequence[Record]]
@@ -62,8 +63,9 @@ def digest_of(value: bytes | None) -> bytes:
 class Outside:
     """Gathers what the partitions expect on the two topics, then reads each of them once."""
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings, reader: AuditReader) -> None:
         self._findings = findings
+        self._reader = reader
         self._expected: dict[bytes, tuple[RunKey, Expected]] = {}
         self._refused: dict[RefusedAt, int] = {}
 
@@ -80,14 +82,25 @@ class Outside:
                 if record.key in self._expected:
                     digest = digest_of(record.value) if deep else b""
                     last[record.key] = Last(_order(record), record.value is None, digest)
+        since = self._shown_since(last)
         for name, (key, wanted) in self._expected.items():
             found = last.get(name)
-            if found is not None and found.order[0] >= wanted.reach.committed:
+            if name in since or (found is not None and found.order[0] >= wanted.reach.committed):
                 continue  # announced since
             if wanted.topic == topic:
                 self._here(topic, key, wanted, (found, deep))
             else:
                 self._elsewhere(topic, key, wanted, found)
+
+    def _shown_since(self, last: Mapping[bytes, Last]) -> set[bytes]:
+        """The runs that were shown again while the audit went on: their rows have by now the counter that was told."""
+        ahead = {
+            name: key
+            for name, (key, wanted) in self._expected.items()
+            if name in last and last[name].order[0] == wanted.order[0] and last[name].order[1] > wanted.order[1]
+        }
+        now = self._reader.counters(list(ahead.values())) if ahead else {}
+        return {name for name, key in ahead.items() if now.get(key, -1) >= last[name].order[1]}
 
     def _here(self, topic: str, key: RunKey, wanted: Expected, found: tuple[Last | None, bool]) -> None:
         where = Where(wanted.reach.part, wanted.order[0], key)

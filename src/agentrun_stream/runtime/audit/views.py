@@ -22,6 +22,10 @@ class AuditReader(Protocol):
         """The rows of a table that belong to a partition's runs; for `batches` all of the partition."""
         ...
 
+    def counters(self, keys: Sequence[RunKey]) -> dict[RunKey, int]:
+        """The projection counters of these runs as they are now."""
+        ...
+
     def kin(self, keys: Sequence[RunKey]) -> dict[RunKey, Kin]:
         """What the rows of these runs say of their lineage."""
         ...
