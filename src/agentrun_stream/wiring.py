@@ -30,6 +30,7 @@ from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.lineage import Kinship
+from agentrun_stream.runtime.policy import Flags
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.rejudge import Rejudge
 from agentrun_stream.runtime.retention import Expiry, Removal
@@ -44,6 +45,7 @@ from agentrun_stream.store import settings as stored_settings
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
 from agentrun_stream.store.lineage import ClickHouseLineages
+from agentrun_stream.store.policy import ClickHousePolicies, InForce
 from agentrun_stream.store.signals import ClickHouseSignals
 from agentrun_stream.store.sweeps import Horizons
 from agentrun_stream.store.trust import ClickHouseTrust
@@ -177,13 +179,15 @@ def _armed(world: World, named: str) -> World:
 def build_sweeper(
     settings: Settings,
     worker: Worker,
-    helpers: tuple[KafkaPublisher, TrustKeeper],
+    helpers: tuple[KafkaPublisher, TrustKeeper, InForce],
     metrics: Metrics,
     log: FilteringBoundLogger,
 ) -> Sweeper:
-    """The duties of an owner beside a worker's loop: silent and old runs, retention, children, changed registries."""
-    (publisher, keeper), clock, days = helpers, SystemClock(), settings.retention
+    """The duties of an owner beside a worker's loop: silent and old runs, retention, children, changed opinions."""
+    (publisher, keeper, in_force), clock, days = helpers, SystemClock(), settings.retention
     store, trust = ClickHouseLineages(store_address(settings)), ClickHouseTrust(store_address(settings))
+    policies = ClickHousePolicies(store_address(settings))
+    policy = in_force, opinions_of(settings, keeper.current).policy
     grace_s = settings.clickhouse.insert_timeout_s + _GRACE_MARGIN_S
     rules = LeaseRules(settings.leases.idle_timeout_s, settings.leases.max_age_s)
     general = None if days.horizon_days is None else round(days.horizon_days * _DAY_S)
@@ -198,11 +202,13 @@ def build_sweeper(
         rejudge.hear = metrics.runs_rejudged.inc
         kinship = Kinship(assigned, store, clock, settings.trust.orphan_after_s)
         kinship.hear = metrics.lineage_again.inc
+        flags = Flags(assigned, policies, clock, policy, grace_s)
+        flags.hear = metrics.policy_again.inc
         if not horizons:
-            return [leases, removal, rejudge, kinship]  # others may have asked
+            return [leases, removal, rejudge, kinship, flags]  # others may have asked
         expiry = Expiry(assigned.part, horizons, store, publisher, clock)
         expiry.hear = metrics.expiries_asked.inc
-        return [leases, expiry, removal, rejudge, kinship]
+        return [leases, expiry, removal, rejudge, kinship, flags]
 
     sweeper = Sweeper(worker.members, worker.source, clock, duties, settings.leases.sweep_every_s)
     sweeper.hear = SweepReport(log, metrics).hear
@@ -248,7 +254,9 @@ async def run_worker(
         await admin.apply_topics(kafka, admin.TopicOptions(inputs=settings.events_topics))
         await asyncio.to_thread(migrate.migrate, store)
     await asyncio.to_thread(migrate.check_current, store)
-    await asyncio.to_thread(lambda: stored_settings.check(connect(store), shared_settings(settings)))
+    shared = shared_settings(settings)
+    ordinal = await asyncio.to_thread(lambda: stored_settings.check(connect(store), shared))
+    in_force = InForce(ordinal, shared["policy"])
     await admin.check_input_topics(kafka, settings.events_topics)
     registry = CollectorRegistry()
     metrics = Metrics(registry, settings.events_topics)
@@ -271,7 +279,7 @@ async def run_worker(
     background = asyncio.ensure_future(refresher.run())
     collector = asyncio.ensure_future(_collect_now_and_then())
     watching = asyncio.ensure_future(signals.run(lambda: first in worker.members.parts))
-    sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper), metrics, log).run())
+    sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper, in_force), metrics, log).run())
     trusting = asyncio.ensure_future(keeper.run())
     watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None
     try:
