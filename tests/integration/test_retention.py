@@ -7,12 +7,14 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from agentrun_stream.sdk.signing import SigningKey
 from agentrun_stream.testing.events import eval_event, run_event, step_event
 from agentrun_stream.testing.stack import Stack
 from agentrun_stream.trust.manage import Scope, entry_of
-from integration.harness import Lane, lane, last_published, read_all, run_on, soon
+from integration.harness import Lane, lane, last_published, read_all, run_on, soon, with_admin
 from integration.past import appended_long_ago
 from integration.signing_kit import FOREIGN, SECOND, TRUSTED, Honest, altered, finished
 
@@ -172,7 +174,7 @@ def test_the_verdict_of_an_expired_run_stays(agentrun_stack: Stack, tmp_path: Pa
     stories = signed_stories()
     settings = {"AGENTRUN_TRUST__DIR": str(tmp_path), "AGENTRUN_CLICKHOUSE__INSERT_TIMEOUT_S": "2"}
     with lane(agentrun_stack, tmp_path, "verdicts", AGENTRUN_TRUST__POLICY="warn", **settings) as made:
-        appended_long_ago(made, 40 * DAY_S, [event for events in stories.values() for event in events])
+        appended_long_ago(made, 20 * DAY_S, [event for events in stories.values() for event in events])
         made.start()
         made.wait()
         before = {name: row_of(made, name, "default") for name in stories}
@@ -180,7 +182,7 @@ def test_the_verdict_of_an_expired_run_stays(agentrun_stack: Stack, tmp_path: Pa
         assert words == ["verified", "verified", "rejected", "mismatch", "verified"]
         assert before["kept-talked"]["claims_differ"] != []
         made.stop()
-        made.start(1, **RETAINED)
+        made.start(1, **RETAINED | {"AGENTRUN_RETENTION__HORIZON_DAYS": "10"})
         soon(lambda: made.metric("runs_removed_total") == len(stories), what="the removal")
         made.wait()
         assert made.one("SELECT count() AS n FROM evidence FINAL")["n"] == 0
@@ -196,6 +198,27 @@ def test_the_verdict_of_an_expired_run_stays(agentrun_stack: Stack, tmp_path: Pa
         assert row_of(made, "kept-good", "default")["verdict"] == "verified"
         made.wait_judged()
         made.assert_exact("--deep")
+
+
+def test_what_the_log_lost_of_an_expired_run_is_no_difference(agentrun_stack: Stack, tmp_path: Path) -> None:
+    """Runs are kept longer than the log: of one that expired then, the log holds the expiry alone."""
+    old = run_on(0, "lost")
+    with lane(agentrun_stack, tmp_path, "lost") as made:
+        events = [*story(old), *Honest(old).events()]
+        appended_long_ago(made, 20 * DAY_S, events)
+        made.start(1, **RETAINED | {"AGENTRUN_RETENTION__HORIZON_DAYS": "10"})
+        soon(lambda: made.metric("runs_removed_total") == 1, what="the removal")
+        made.wait()
+        made.stop()
+
+        async def trim(client: AIOKafkaAdminClient) -> None:
+            await client.delete_records({TopicPartition(made.topic, 0): RecordsToDelete(before_offset=len(events))})
+
+        asyncio.run(with_admin(made.stack.kafka, trim))
+        made.assert_exact("--deep")
+        replayed = made.agentrun("replay", "--into", "lost_replayed", "-o", "json")
+        found = orjson.loads(replayed.out)
+        assert (replayed.code, found["equal"], found["left_out"]) == (0, True, 1), replayed.out + replayed.err
 
 
 @pytest.mark.slow

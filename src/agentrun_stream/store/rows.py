@@ -215,7 +215,7 @@ def expired_row(run: RunState, pos: int, origin: Origin) -> bytes:
     expired = run.expired
     assert expired is not None
     at = expired["at"]
-    fact = EvalFact(pos, "", at / MS, at, at, {})
+    fact = EvalFact(pos, "", at / MS, expired["first"], at, {})  # a log that begins later is told from it
     return _object_row(run, "expired", "", (None, dumps(expired, option=_SORTED).decode(), fact), origin)
 
 
