@@ -27,7 +27,7 @@ from agentrun_stream.runtime.recheck import recheck
 from agentrun_stream.runtime.recheck.bundle import write_bundle
 from agentrun_stream.sdk.signing import RunSigner, SignedUnder, SigningKey
 from agentrun_stream.store.evidence import STEP_COLUMNS
-from agentrun_stream.store.rows import OBJECT_COLUMNS
+from agentrun_stream.store.rows import OBJECT_COLUMNS, stored_body
 from agentrun_stream.testing.events import cloud_event, eval_event
 from agentrun_stream.testing.folding import fold_batch
 from shared_vectors import VECTORS, needed
@@ -119,9 +119,10 @@ def claim(row: dict[str, Any]) -> StoredClaim:
 
 
 def step(row: dict[str, Any]) -> StoredStep:
-    return StoredStep(
-        row["object_id"], row["doc"], orjson.loads(row["chain"]), {name: row[name] for name in STEP_COLUMNS}
-    )
+    place = orjson.loads(row["chain"])
+    del place["times"]
+    columns = {name: row[name] for name in STEP_COLUMNS}
+    return StoredStep(row["object_id"], stored_body(row).decode(), place, columns)
 
 
 def made(records: list[bytes], keys: dict[str, Any] | None = None) -> dict[str, Any]:

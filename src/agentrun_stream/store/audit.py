@@ -26,10 +26,7 @@ _ROWS: Final = LOOKUP_SETTINGS | {
     "output_format_json_quote_64bit_integers": 0,
 }
 _SUM_COLUMNS: Final = ", ".join(name for name in OBJECT_COLUMNS if name != "_ingested_at")
-# A chained step must give the digest that its place in the chain has; that can be said without the log.
-_HOLDS: Final = f"""(_sum = cityHash64(tuple({_SUM_COLUMNS}))
-    AND (kind != 'step' OR doc IS NULL
-        OR lower(hex(SHA256(assumeNotNull(doc)))) = JSONExtractString(ifNull(chain, ''), 'digest'))) AS holds"""
+_HOLDS: Final = f"_sum = cityHash64(tuple({_SUM_COLUMNS})) AS holds"
 _OBJECTS: Final = """
 SELECT {columns}, {holds} FROM run_objects FINAL
 WHERE _topic = {topic} AND _partition = {partition} AND {some} ORDER BY workspace, run_id, kind, object_id
