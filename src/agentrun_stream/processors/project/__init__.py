@@ -184,6 +184,8 @@ def _closed_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
             failed = [kind for kind, success in zip(kinds, successes, strict=True) if success is False]
             facts["failed_tool_calls"] = failed.count("tool_call")
         facts |= zip(_STEP_TOKENS, ledger.usage_sums(usages), strict=False)
+    for mark in state.marks.values():
+        last = max(last, mark.append_ms)
     return facts | _eval_facts(state, first, last)
 
 
@@ -201,7 +203,7 @@ def _open_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
 
 def _eval_facts(state: RunState, first_ms: int, last_ms: int) -> dict[str, Any]:
     evals = state.evals.values()
-    for fact in evals:
+    for fact in (*evals, *state.claims.values()):
         first_ms, last_ms = min(first_ms, fact.first_append_ms), max(last_ms, fact.append_ms)
     newest = max(evals, key=lambda e: e.pos) if evals else None
     return {
