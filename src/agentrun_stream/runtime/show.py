@@ -120,7 +120,8 @@ def _put(batch: Batch, part: PartBatch, one: Touched, projection: Projection) ->
     for settlement in projection.settlements:
         batch.put("settlements", rows.row(settlement))
     if projection.announced:
-        for topic, record in announcements(projection, again=one.again or one.was_closed):
+        again = one.again or one.was_closed or row["reopened"] > 0  # one that is open again was told as such
+        for topic, record in announcements(projection, again=again):
             part.runs.setdefault(topic, []).append(record)
     if projection.closed and not one.was_closed:
         end = (row["status"], row["outcome"] or "none")
