@@ -4,10 +4,10 @@ Must not live here: when that happens to which machine (theatre.py).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -17,15 +17,23 @@ from agentrun_stream.broker.kafka import partition_of
 from agentrun_stream.broker.memory import MemoryBroker, MemoryPublisher, MemorySource
 from agentrun_stream.errors import StoreError, UnavailableError
 from agentrun_stream.model.lineage import Kin
+from agentrun_stream.model.opinions import Opinions, Policy
 from agentrun_stream.model.run import RunState
+from agentrun_stream.model.trust import Registry
 from agentrun_stream.ports import GroupListener, LogBounds, Outgoing, Part, Record, RunKey, Stored
 from agentrun_stream.runtime.assigned import Assigned
+from agentrun_stream.runtime.lineage import Kinship
+from agentrun_stream.runtime.rejudge import Rejudge
 from agentrun_stream.runtime.retention import Expiry, Removal
 from agentrun_stream.runtime.sweep import Duty, LeaseRules, Leases, Sweeper
+from agentrun_stream.runtime.trust import TrustKeeper
 from agentrun_stream.runtime.worker import Worker, WorkerOptions, World
 from agentrun_stream.store.memory import MemoryStore
-from agentrun_stream.store.memory_sweeps import MemorySweeps
+from agentrun_stream.store.lineage import Edge, Page
+from agentrun_stream.store.memory_lineage import MemoryLineages
+from agentrun_stream.store.memory_trust import MemoryTrust
 from agentrun_stream.store.sweeps import Age, Expired, Horizons, Touch
+from agentrun_stream.store.trust import Signed, Version
 from agentrun_stream.telemetry.metrics import Metrics
 from simulation.virtual import MachineClock
 
@@ -63,6 +71,9 @@ class Shared:
     broker: MemoryBroker
     store: MemoryStore
     fate: Fate = field(default_factory=Fate)
+    policy: Policy = field(default_factory=Policy)
+    orphan_after_s: int = 24
+    longest_s: float = 300.0  # that a machine is stalled, or a request is on its way
     calls: int = 0
     schedule: list[str] = field(default_factory=list)
     over: bool = False
@@ -99,14 +110,19 @@ class Machine:
         world = World(
             GatedSource(self), GatedPublisher(self, publisher), GatedStore(self), clock, METRICS, partition_of, QUIET
         )
+        self.keeper = TrustKeeper(GatedTrust(self), clock, QUIET)
         options = WorkerOptions(
             name,
             GROUP,
             batch_records_max=chance.choice((1, 4, 20, 1_000)),
             cache_bytes=chance.choice((0, 10_000, 10_000_000)),
+            opinions=Opinions(self.keeper.current, lambda _workspace: shared.policy),
+            orphan_after_ms=shared.orphan_after_s * 1000,
         )
         self.worker = Worker(world, options)
+        self.worker.members.prepare = self.keeper.load
         self.running = asyncio.ensure_future(self.worker.run())
+        self.trusting = asyncio.ensure_future(self.keeper.run())
         self.sweeping = asyncio.ensure_future(self._sweeper(clock).run())
         self.heart = asyncio.ensure_future(self._beat())
 
@@ -115,13 +131,15 @@ class Machine:
         shared, chance = self.shared, self.shared.chance
         near = MachineClock(chance, chance.choice((0, 0, -5_000, 90_000)), self.gate, shared.broker.now_ms)
         publisher = GatedPublisher(self, MemoryPublisher(shared.broker, f"{GROUP}-questions"))
-        store = GatedSweeps(self)
+        store, trust = GatedLineages(self), GatedTrust(self)
         rules = LeaseRules(chance.choice((60, 600)), chance.choice((3_600, 86_400)))
 
         def duties(assigned: Assigned) -> list[Duty]:
             leases = Leases(assigned.part, rules, store, publisher, near)
             expiry = Expiry(assigned.part, Horizons(86_400), store, publisher, near)
-            return [leases, expiry, Removal(assigned, store, clock, REMOVE_AFTER_S)]
+            rejudge = Rejudge(assigned, self.keeper, trust, clock, 2 * shared.longest_s)
+            kinship = Kinship(assigned, store, clock, shared.orphan_after_s)
+            return [leases, expiry, Removal(assigned, store, clock, REMOVE_AFTER_S), rejudge, kinship]
 
         return Sweeper(self.worker.members, self.worker.source, near, duties, chance.choice((0.2, 5.0)))
 
@@ -190,7 +208,8 @@ class Machine:
             self.kill()
             await self.gate()
         if how == "flies":  # the answer is given up, the request arrives much later
-            task = asyncio.ensure_future(_later(ask, self.shared.chance.choice((0.5, 20.0, 200.0))))
+            seconds = min(self.shared.longest_s, self.shared.chance.choice((0.5, 20.0, 200.0)))
+            task = asyncio.ensure_future(_later(ask, seconds))
             self.shared.flying.add(task)
             task.add_done_callback(self.shared.flying.discard)
         raise error
@@ -253,12 +272,39 @@ class GatedStore:
             raise StoreError("no answer")
 
 
-class GatedSweeps:
-    """`runtime.retention.Retained` over the machine's network."""
+class Asking:
+    """Questions to the store over the machine's network."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._store = MemorySweeps(machine.shared.store)
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
+        await self._machine.pause()
+        if self._machine.shared.chance.random() < self._machine.shared.fate.error_before:
+            raise StoreError("no answer")
+        found = await ask()
+        await self._machine.pause()
+        return found
+
+
+class GatedLineages(Asking):
+    """`runtime.retention.Retained` and `runtime.lineage.Lineages` over the machine's network."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self._store = MemoryLineages(machine.shared.store)
+
+    async def waiting(self, part: Part, after: Edge, before_ms: int, most: int) -> Page:
+        return await self._asked(lambda: self._store.waiting(part, after, before_ms, most))
+
+    async def outdated(self, part: Part, after: Edge, most: int) -> Page:
+        return await self._asked(lambda: self._store.outdated(part, after, most))
+
+    async def changes(self) -> tuple[int, int]:
+        return await self._asked(self._store.changes)
+
+    async def changed(self, part: Part, after: Edge, most: int) -> Page:
+        return await self._asked(lambda: self._store.changed(part, after, most))
 
     async def touched(self, part: Part, after: Touch, before_s: int, most: int) -> Sequence[Touch]:
         return await self._asked(lambda: self._store.touched(part, after, before_s, most))
@@ -285,13 +331,42 @@ class GatedSweeps:
     async def remove(self, runs: Sequence[Expired]) -> None:
         await self._machine.call("removal", lambda: self._store.remove(runs), StoreError("no answer"))
 
-    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
-        await self._machine.pause()
-        if self._machine.shared.chance.random() < self._machine.shared.fate.error_before:
-            raise StoreError("no answer")
-        found = await ask()
-        await self._machine.pause()
-        return found
+
+class GatedTrust(Asking):
+    """`runtime.trust.Trust` over the machine's network."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self._store = MemoryTrust(machine.shared.store)
+
+    async def in_force(self) -> Sequence[Version]:
+        return await self._asked(self._store.in_force)
+
+    async def registry(self, version: Version) -> Registry:
+        return await self._asked(lambda: self._store.registry(version))
+
+    async def propose(self, version: Version, jwks: dict[str, Any], proposed_by: str) -> None:
+        await self._machine.call(
+            "proposal", lambda: self._store.propose(version, jwks, proposed_by), StoreError("no answer")
+        )
+
+    async def changed(self, workspace: str, since: int | None) -> frozenset[str]:
+        return await self._asked(lambda: self._store.changed(workspace, since))
+
+    async def affected(
+        self, part: Part, workspace: str, kids: Collection[str], after: Signed, most: int
+    ) -> Sequence[Signed]:
+        return await self._asked(lambda: self._store.affected(part, workspace, kids, after, most))
+
+    async def progress(self, part: Part) -> frozenset[Version]:
+        return await self._asked(lambda: self._store.progress(part))
+
+    async def note(self, part: Part, version: Version, now_ms: int) -> None:
+        await self._machine.call(
+            f"note of version {version.version}",
+            lambda: self._store.note(part, version, now_ms),
+            StoreError("no answer"),
+        )
 
 
 class GatedPublisher:
