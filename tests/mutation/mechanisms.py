@@ -14,8 +14,8 @@ import pytest
 from agentrun_stream import limits, pipeline, topics
 from agentrun_stream.broker.memory import MemoryBroker
 from agentrun_stream.model import run
-from agentrun_stream.model.opinions import Opinions
 from agentrun_stream.model.facts import claim_id
+from agentrun_stream.model.opinions import Opinions
 from agentrun_stream.model.run import RunState
 from agentrun_stream.processors.fold import provenance, snapshot, steps
 from agentrun_stream.processors.project import project, shown
@@ -25,7 +25,6 @@ from agentrun_stream.runtime import (
     folder,
     lineage,
     membership,
-    rejudge,
     resume,
     show,
     worker,
@@ -165,25 +164,13 @@ def inherits(patch: pytest.MonkeyPatch) -> None:
 
 def no_tombstone(patch: pytest.MonkeyPatch) -> None:
     """A run that changes between the topics stays on the one that it left."""
-    real = show.announcements
+    real = pipeline.announcements
     patch.setattr(show, "announcements", lambda *a, **k: [t for t in real(*a, **k) if t[1].value is not None])
 
 
 def row_before_record(patch: pytest.MonkeyPatch) -> None:
     """The row of a run that is only judged again is written with the others, before its record is."""
     patch.setattr(show.Touched, "only_asked", property(lambda _self: False))
-
-
-def shown_unread(patch: pytest.MonkeyPatch) -> None:
-    """What this worker showed last and may still be writing is not looked at, only what stands in the store."""
-    real = show.show
-
-    async def blind(batch: Any, part: Any, touched: Any, lookups: Any) -> None:
-        for one in touched.values():
-            one.state.shown = None
-        await real(batch, part, touched, lookups)
-
-    patch.setattr(folder, "show", blind)
 
 
 def no_marks(patch: pytest.MonkeyPatch) -> None:
@@ -196,16 +183,6 @@ def not_heard(patch: pytest.MonkeyPatch) -> None:
     """A version of a step that comes too late leaves nothing behind."""
     for room in (FOLD, steps):
         patch.setattr(room, "hear", lambda *_: None)
-
-
-def unfollowed(patch: pytest.MonkeyPatch) -> None:
-    """A changed registry is for the runs that come; those that are there are left alone."""
-
-    async def nothing(_self: Any, going: Any) -> int:
-        going.at = None
-        return 0
-
-    patch.setattr(rejudge.Rejudge, "_give", nothing)
 
 
 def late_repeats(patch: pytest.MonkeyPatch) -> None:
@@ -243,9 +220,5 @@ MUTATIONS: dict[str, Patch] = {
     "a claim inherits": inherits,
     "no tombstones": no_tombstone,
     "rows of the judged before their records": row_before_record,
-    "what is being written is not looked at": shown_unread,
-    "nobody follows a registry": unfollowed,
-    "a registry is followed once": lambda p: p.setattr(rejudge, "ROUNDS", 1),
-    "a registry is followed at once": lambda p: p.setattr(rejudge.Made, "written", property(lambda _self: True)),
     "children are not put on": lambda p: p.setattr(lineage.Kinship, "_put", lambda _self, edges: len(list(edges))),
 }

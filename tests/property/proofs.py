@@ -97,9 +97,7 @@ def summary(versions: Iterable[Version]) -> tuple[Any, ...]:
     )
 
 
-def chain(
-    links: Iterable[tuple[int, str, str]], commitment: tuple[int, str], genesis: str, *, spoiled: bool
-) -> str:
+def chain(links: Iterable[tuple[int, str, str]], commitment: tuple[int, str], genesis: str, *, spoiled: bool) -> str:
     """Section 3. `spoiled`: a step came with two contents, or without a place in the chain."""
     count, head = commitment
     at: dict[int, dict[str, str]] = {}
@@ -221,16 +219,10 @@ def headline(axes: Mapping[str, Any]) -> str:
             or axes["chain"] in {"fork", "wrong_run"}
             or axes["lineage"] == "cycle"
         ),
-        "mismatch": lambda: (
-            "mismatch" in {axes["hash"], axes["lineage"]} or axes["chain"] in {"gap", "truncated"}
-        ),
+        "mismatch": lambda: "mismatch" in {axes["hash"], axes["lineage"]} or axes["chain"] in {"gap", "truncated"},
         "revoked": lambda: axes["signature"] == "key_revoked",
-        "pending": lambda: (
-            not axes["closed"] or (axes["signature"] == "trusted" and axes["lineage"] == "pending")
-        ),
-        "unverifiable": lambda: (
-            axes["signature"] != "trusted" or axes["uncovered"] or axes["lineage"] == "too_deep"
-        ),
+        "pending": lambda: not axes["closed"] or (axes["signature"] == "trusted" and axes["lineage"] == "pending"),
+        "unverifiable": lambda: axes["signature"] != "trusted" or axes["uncovered"] or axes["lineage"] == "too_deep",
         "orphaned": lambda: axes["lineage"] == "orphaned",
         "verified": lambda: axes["hash"] == "match",
     }

@@ -13,7 +13,8 @@ from agentrun_stream import limits
 from agentrun_stream.ports import Part
 from agentrun_stream.store.memory import Row
 from property import proofs, verdicts
-from property.oracle import TOKENS, Amounts, Json, Oracle, Run, Told, seconds, settlements, stated_by, step_sums
+from property.oracle import Json, Oracle, Run, Told, seconds
+from property.sums import TOKENS, Amounts, settlements, stated_by, step_sums
 from property.verdicts import Opinion, RunKey
 
 Shape = dict[str, dict[Any, Any]]
@@ -46,9 +47,7 @@ class Rows(Protocol):
     def rows(self, table: str) -> list[Row]: ...
 
 
-def differences(
-    store: Rows, *oracles: Oracle, parts: Sequence[Part] = (), opinion: Opinion = _NOT_SAID
-) -> list[str]:
+def differences(store: Rows, *oracles: Oracle, parts: Sequence[Part] = (), opinion: Opinion = _NOT_SAID) -> list[str]:
     """What the tables hold and what they should hold, line by line where they differ. One oracle for each partition."""
     numbers = [part.partition for part in parts] or range(len(oracles))
     got, wanted = of_store(store), of_oracle(oracles[0], numbers[0], opinion)
@@ -219,7 +218,8 @@ def _place(told: Told) -> tuple[Any, ...]:
 def _shown(run: Run, members: Json) -> Json:
     """`members` are those of the claim that is shown, or the merged ones."""
     get = members.get
-    told = [thing.told for thing in (*run.evals.values(), *run.claims.values())] + ([run.told] if run.told else [])
+    told = [e.told for e in run.evals.values()] + [c.told for c in run.claims.values()]
+    told += [run.told] if run.told else []
     told = run.every_told if run.closed_by else told
     last_offset = max([t.offset for t in told] + ([run.expired_at] if run.expired_at is not None else []))
     stated, provenance = stated_by(members), get("provenance") or {}

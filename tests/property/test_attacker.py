@@ -37,12 +37,16 @@ class Attacker:
 
     def event(self) -> tuple[str, Json]:
         """One event: its kind and its object."""
-        kind: str = self.chance.choice(("step", "step", "run", "run", "run", "patch", "lease", "eval", "claim", "replay"))
+        kind: str = self.chance.choice(
+            ("step", "step", "run", "run", "run", "patch", "lease", "eval", "claim", "replay")
+        )
         data: Json = getattr(self, f"_{kind}")()
         return ("run" if kind in {"claim", "replay"} else kind), data
 
     def _step(self) -> Json:
-        step = self.chance.choice((*self.own.steps, *self.seen.steps, {"id": self.chance.choice(STEP_IDS), "type": "error"}))
+        step = self.chance.choice(
+            (*self.own.steps, *self.seen.steps, {"id": self.chance.choice(STEP_IDS), "type": "error"})
+        )
         bent: tuple[Json, ...] = ({"output_preview": "forged"}, {"metadata": {}}, {"id": "c9"}, {"type": "message"}, {})
         return step | self.chance.choice(bent)
 
@@ -51,7 +55,13 @@ class Attacker:
         end = self.chance.choice((*self.seen.ends, *self.own.ends))
         unsigned = {"provenance": end["provenance"] | {"signature": None}, "metadata": {}}
         steps = [self._step() for _ in range(self.chance.choice((0, 0, 1, 3)))]
-        told = {"model": "forged", "error": "forged", "cost": {"input_tokens": 1}, "status": self._status(), "steps": steps}
+        told = {
+            "model": "forged",
+            "error": "forged",
+            "cost": {"input_tokens": 1},
+            "status": self._status(),
+            "steps": steps,
+        }
         kept = {name: value for name, value in told.items() if self.chance.random() < 0.5}
         return end | kept | self.chance.choice((unsigned, unsigned, {"task_id": "forged"}))
 
@@ -125,6 +135,9 @@ def test_a_verified_run_shows_what_was_signed(shape: int, seed: int, count: int)
         covered = best.get(name) if name in best else {**best["provenance"], **best["cost"]}.get(name)
         assert row.get(name) == (covered or ([] if name == "lineage" else None)), name
     signed = {step["id"]: step for step in (*true.steps, *(best["steps"] or []))}
-    wanted, _ = shown([Logged(i, START_MS, tales.TENANT, "step", RUN_ID, "/true", None, s) for i, s in enumerate(signed.values())]
-                      + [Logged(9, START_MS, tales.TENANT, "run", RUN_ID, "/true", None, best)], Random(0))[::-1]
+    wanted, _ = shown(
+        [Logged(i, START_MS, tales.TENANT, "step", RUN_ID, "/true", None, s) for i, s in enumerate(signed.values())]
+        + [Logged(9, START_MS, tales.TENANT, "run", RUN_ID, "/true", None, best)],
+        Random(0),
+    )[::-1]
     assert steps == wanted

@@ -14,8 +14,9 @@ from agentrun_stream.model.opinions import Opinions
 from agentrun_stream.model.trust import NOBODY
 from property import tales
 from property.lane import Lane
-from property.oracle import Logged, Oracle, Run, settlements
+from property.oracle import Logged, Oracle, Run
 from property.stories import MINUTE_MS, START_MS, Storyteller, text
+from property.sums import settlements
 from property.tables import differences
 from property.verdicts import Opinion
 

@@ -49,7 +49,9 @@ def shown(run: Run, workspace: str, opinion: Opinion) -> Shown:
     if not trusted:
         said = NOTHING if run.proof is None else proofs.said(run.proof)
         own = run.claims.get(said.claim_id) if said.signature == "holds" else None
-        told = run.told or min((e.told for e in run.evals.values()), key=lambda t: t.offset, default=Told(0, "", 0.0, 0, 0))
+        told = run.told or min(
+            (e.told for e in run.evals.values()), key=lambda t: t.offset, default=Told(0, "", 0.0, 0, 0)
+        )
         return Shown(run.members, said, own.told.first_ms if own else told.append_ms)
     first = min(trusted, key=lambda claim: claim.at).said.kid
     best = max((c for c in trusted if c.said.kid == first), key=lambda claim: claim.said.rev or 0)

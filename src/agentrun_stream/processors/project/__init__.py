@@ -16,6 +16,8 @@ from agentrun_stream.model.opinions import NO_OPINIONS, Opinions
 from agentrun_stream.model.projection import Projection
 from agentrun_stream.model.run import (
     CLOSED_BY_LEASE,
+    ClaimFact,
+    EvalFact,
     RunState,
     Snapshot,
     offset_of,
@@ -203,7 +205,8 @@ def _open_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
 
 def _eval_facts(state: RunState, first_ms: int, last_ms: int) -> dict[str, Any]:
     evals = state.evals.values()
-    for fact in (*evals, *state.claims.values()):
+    told: list[EvalFact | ClaimFact] = [*evals, *state.claims.values()]
+    for fact in told:
         first_ms, last_ms = min(first_ms, fact.first_append_ms), max(last_ms, fact.append_ms)
     newest = max(evals, key=lambda e: e.pos) if evals else None
     return {
