@@ -162,7 +162,7 @@ class Oracle:
         signed = proof is not None and proof.signature == "holds"
         steps = {s.get("id") or f"#{i}": s for i, s in enumerate(event.data.get("steps") or [])}
         applies = self._applies(run, event)
-        if applies and len(run.steps.keys() | steps.keys()) > self._steps_max:
+        if (applies or signed) and len(run.steps.keys() | steps.keys()) > self._steps_max:
             self._too_large(run, event)
             if proof is not None and not signed:
                 self._keep(event, proof)
@@ -176,8 +176,8 @@ class Oracle:
         changed = applies
         for step_id, step in steps.items():
             by = proof.claim_id if proof is not None and signed else ""
-            if applies:
-                put_step(run, step_id, step, event, by)
+            if applies or (signed and step_id not in run.steps):
+                changed = put_step(run, step_id, step, event, by) or changed
             elif step_id in run.steps:
                 changed = heard(run, step_id, version(step, by), event) or changed
         if applies and event.data.get("eval") is not None:
