@@ -17,14 +17,16 @@ from agentrun_stream.broker.kafka import KafkaAddress, KafkaPublisher, partition
 from agentrun_stream.broker.scan import Span, offsets_since, read_partition, read_topic
 from agentrun_stream.config import Settings
 from agentrun_stream.errors import ConfigError
-from agentrun_stream.model.opinions import Opinions
+from agentrun_stream.model.opinions import Opinions, Pricing, no_prices
 from agentrun_stream.model.trust import NOBODY, Registry
 from agentrun_stream.ports import Part, Record
+from agentrun_stream.pricing.books import book_of
+from agentrun_stream.pricing.price import pricing_by
 from agentrun_stream.runtime.audit import Audit, Findings, Reach, Rules, Scope
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.repair import Plan, Repairer
 from agentrun_stream.runtime.replay import Replay, ReplayOptions, Stretch
-from agentrun_stream.store import migrate, trust
+from agentrun_stream.store import migrate, prices, trust
 from agentrun_stream.store.audit import AuditStore
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import connect
@@ -80,8 +82,9 @@ async def run_audit(
         worker.topic_epoch,
         partition_of,
         worker.group,
-        opinions_of(settings, _newest(registries)),
+        opinions_of(settings, _newest(registries), _pricing(await asyncio.to_thread(prices.in_force, client))),
         registries,
+        await asyncio.to_thread(prices.contents, client),
     )
     audit = Audit(AuditStore(client), _Log(kafka), rules, Scope(options.deep, options.at_once))
     lags = await admin.group_lag(kafka, worker.group, settings.events_topics)
@@ -110,10 +113,16 @@ def _newest(registries: Mapping[tuple[str, int], Registry]) -> Callable[[str], R
     return lambda workspace: found.get(workspace, NOBODY)
 
 
-async def _opinions(settings: Settings) -> Opinions:
+async def opinions_in_force(settings: Settings) -> Opinions:
     """The opinions in force now."""
     client = await asyncio.to_thread(connect, store_address(settings))
-    return opinions_of(settings, _newest(await asyncio.to_thread(trust.registries, client)))
+    registries = await asyncio.to_thread(trust.registries, client)
+    return opinions_of(settings, _newest(registries), _pricing(await asyncio.to_thread(prices.in_force, client)))
+
+
+def _pricing(held: prices.StoredBook | None) -> Pricing:
+    """By the book in force. Raises ConfigError where the installed prices can't reproduce it."""
+    return no_prices if held is None else pricing_by(book_of(held.content))
 
 
 def _partitions(lags: Sequence[admin.GroupLag], topic: str) -> int:
@@ -128,7 +137,7 @@ async def run_repair(settings: Settings, plan: Plan) -> list[str]:
     members = await admin.group_members(kafka, settings.worker.group)
     publisher = KafkaPublisher(kafka, settings.worker.group)
     try:
-        repairer = Repairer(ClickHouseRepair(client), None if members else publisher, await _opinions(settings))
+        repairer = Repairer(ClickHouseRepair(client), None if members else publisher, await opinions_in_force(settings))
         await repairer.repair(plan)
     finally:
         await publisher.close()
@@ -183,7 +192,7 @@ async def run_replay(
         worker.group,
         partition_of,
         worker.cache_bytes,
-        await _opinions(settings),
+        await opinions_in_force(settings),
     )
     replay = Replay(ClickHouseStore(shadow.address, worker.lookup_parallel), SystemClock(), options)
     with _no_collector():

@@ -22,15 +22,18 @@ from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import GroupOptions, KafkaAddress, KafkaPublisher, KafkaSource, partition_of
 from agentrun_stream.codec.cloudevents import Route
 from agentrun_stream.config import Settings, clickhouse_url, crash_point, kafka_bootstrap, load_budgets, load_rules
-from agentrun_stream.errors import AgentrunError
-from agentrun_stream.model.opinions import Opinions, Policy
+from agentrun_stream.errors import AgentrunError, ConfigError
+from agentrun_stream.model.opinions import Opinions, Policy, Pricing
 from agentrun_stream.model.trust import Registry
 from agentrun_stream.ports import Part
+from agentrun_stream.pricing.book import PriceBook
+from agentrun_stream.pricing.books import open_book
 from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.lineage import Kinship
 from agentrun_stream.runtime.policy import Flags
+from agentrun_stream.runtime.prices import PriceKeeper
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.rejudge import Rejudge
 from agentrun_stream.runtime.retention import Expiry, Removal
@@ -46,6 +49,7 @@ from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
 from agentrun_stream.store.lineage import ClickHouseLineages
 from agentrun_stream.store.policy import ClickHousePolicies, InForce
+from agentrun_stream.store.prices import ClickHousePrices
 from agentrun_stream.store.signals import ClickHouseSignals
 from agentrun_stream.store.sweeps import Horizons
 from agentrun_stream.store.trust import ClickHouseTrust
@@ -111,7 +115,12 @@ def routes(settings: Settings) -> tuple[dict[str, Route], Route]:
 
 
 def build_worker(
-    settings: Settings, keeper: TrustKeeper, metrics: Metrics, log: FilteringBoundLogger, *, resume: bool = False
+    settings: Settings,
+    keepers: tuple[TrustKeeper, PriceKeeper],
+    metrics: Metrics,
+    log: FilteringBoundLogger,
+    *,
+    resume: bool = False,
 ) -> Worker:
     """A worker on the real broker and store."""
     kafka, options = kafka_address(settings), settings.worker
@@ -140,20 +149,20 @@ def build_worker(
             default,
             RefusedLimit(options.dlq_stop_ratio, options.dlq_stop_window),
             resume,
-            opinions_of(settings, keeper.current),
+            opinions_of(settings, keepers[0].current, keepers[1].price),
             round(settings.trust.orphan_after_s * 1000),
         ),
     )
 
 
-def opinions_of(settings: Settings, registry: Callable[[str], Registry]) -> Opinions:
-    """What projections are made with: the registries in force, and the policies of the settings."""
+def opinions_of(settings: Settings, registry: Callable[[str], Registry], price: Pricing) -> Opinions:
+    """What projections are made with: registries and prices in force, and the policies of the settings."""
     trust = settings.trust
     policies = {
         name: Policy(mode, frozenset(trust.quarantine_on), trust.require_signed)
         for name, mode in {**trust.policies, "": trust.policy}.items()
     }
-    return Opinions(registry, lambda workspace: policies.get(workspace, policies[""]))
+    return Opinions(registry, lambda workspace: policies.get(workspace, policies[""]), price=price)
 
 
 def _name(settings: Settings) -> str:
@@ -166,6 +175,26 @@ def build_keeper(settings: Settings, metrics: Metrics, log: FilteringBoundLogger
     keeper = TrustKeeper(trust, SystemClock(), log, settings.trust_folder, _name(settings))
     keeper.hear = lambda version: metrics.trust_version.set(version.version, workspace=version.workspace)
     return keeper
+
+
+def own_book(settings: Settings) -> PriceBook:
+    """The prices that are installed, below those of the price file. Raises ConfigError."""
+    file = settings.prices.file
+    if file is None:
+        return open_book()
+    try:
+        text = file.expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"The price file can't be read ({type(error).__name__}).", "Mend AGENTRUN_PRICES__FILE."
+        ) from None
+    return open_book(text)
+
+
+def build_prices(settings: Settings, log: FilteringBoundLogger) -> PriceKeeper:
+    """What knows the price book in force; a worker loads it before its first record."""
+    store = ClickHousePrices(store_address(settings))
+    return PriceKeeper(store, SystemClock(), log, lambda: own_book(settings), _name(settings))
 
 
 def _armed(world: World, named: str) -> World:
@@ -261,7 +290,9 @@ async def run_worker(
     registry = CollectorRegistry()
     metrics = Metrics(registry, settings.events_topics)
     keeper = build_keeper(settings, metrics, log)
-    worker = build_worker(settings, keeper, metrics, log, resume=resume)
+    prices = build_prices(settings, log)
+    await prices.load()
+    worker = build_worker(settings, (keeper, prices), metrics, log, resume=resume)
     worker.members.prepare = keeper.load
     with contextlib.suppress(AgentrunError):  # a partition that is opened says so
         await keeper.turn()  # what the files propose is in force for the first record already
@@ -281,6 +312,7 @@ async def run_worker(
     watching = asyncio.ensure_future(signals.run(lambda: first in worker.members.parts))
     sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper, in_force), metrics, log).run())
     trusting = asyncio.ensure_future(keeper.run())
+    pricing = asyncio.ensure_future(prices.run())
     watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None
     try:
         await worker.run()
@@ -289,7 +321,7 @@ async def run_worker(
             watcher.cancel()
         refresher.stop()
         await background
-        for task in (sweeping, watching, trusting, collector):
+        for task in (sweeping, watching, trusting, pricing, collector):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -53,6 +53,19 @@ def at(time: str) -> dict[str, object]:
 
 NOON = "2026-01-01T12:00:00Z"
 ONE_MORE = {"steps": 3, "tool_calls": 3, "step_input_tokens": 6, "step_output_tokens": 8}
+ONE_MORE |= {"input_uncached": 6, "output": 8}
+NO_PRICE = {  # of a model that no book knows
+    "price_status": "unknown_model",
+    "price_basis": "steps",
+    "price_as_of": "2026-01-01T12:00:01.000000Z",
+    "token_convention": "either",
+    "convention_evidence": "no_cache",
+    "input_uncached": 9,
+    "cache_read": 0,
+    "cache_write_5m": 0,
+    "cache_write_1h": 0,
+    "output": 12,
+}
 CASES = [
     Case(
         "step-a-week-later",
@@ -70,6 +83,7 @@ CASES = [
             "tool_calls": 3,
             "step_input_tokens": 9,
             "step_output_tokens": 12,
+            **NO_PRICE,
         },
     ),
     Case("same-batch-twice", batch("same-batch-twice"), batch("same-batch-twice")),
@@ -92,6 +106,7 @@ CASES = [
             "corrections": 1,
             "cost_reported": "0.75",
             "cost_reported_raw": "0.75",
+            "cost_effective": "0.75",
         },
         minutes={NOON: 0, "2026-01-01T12:05:00Z": 1},
     ),
@@ -175,7 +190,8 @@ def told(agentrun_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:
-    shown = {k: str(v) if k == "cost_reported" and v is not None else v for k, v in row.items() if k not in MOVES}
+    money = {"cost_reported", "cost_effective"}
+    shown = {k: str(v) if k in money and v is not None else v for k, v in row.items() if k not in MOVES}
     return shown | {"eval": None if row["eval"] is None else orjson.loads(row["eval"])}
 
 

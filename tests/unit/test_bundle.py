@@ -21,6 +21,7 @@ from agentrun_stream.codec.keynames import base64url
 from agentrun_stream.model.dossier import Dossier, Evidence, Keys, Snapshot, StoredClaim, StoredStep
 from agentrun_stream.model.lineage import REASONS as LINEAGE_REASONS
 from agentrun_stream.model.opinions import Opinions
+from agentrun_stream.model.projection import PRICED_COLUMNS
 from agentrun_stream.model.words import FINDINGS, REASONS, meaning, sentence
 from agentrun_stream.ports import Part
 from agentrun_stream.runtime.recheck import recheck
@@ -108,7 +109,8 @@ def lines(rows: list[bytes]) -> list[Any]:
 
 
 def told_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Times as the store tells them."""
+    """Times as the store tells them; prices are no part of a dossier."""
+    row = {name: value for name, value in row.items() if name not in PRICED_COLUMNS}
     times = {"started_at", "ended_at", "created_at", "judged_at"} & row.keys()
     return row | {name: datetime.fromtimestamp(row[name], UTC).isoformat() for name in times}
 

@@ -101,7 +101,7 @@ def test_the_demo_names_what_is_not_as_the_fleet_says() -> None:
         "totals": {"runs": 2, "steps": 0, "evals": 0},
         "runs_by_status": [{"status": None, "runs": 1}],
         "runs_by_verdict": [{"verdict": "verified", "found": 2}, {"verdict": "rejected", "found": 0}],
-        "cost_by_agent": [{"cost": None}],
+        "cost_by_agent": [{"cost": None, "cost_reported": None}],
         "refused": [],
     }
     found = _problems(shown, Published(totals, 9, 0.0), compare=True)

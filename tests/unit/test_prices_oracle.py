@@ -10,7 +10,8 @@ from genai_prices import Usage, calc_price
 from genai_prices.data import providers
 from genai_prices.types import ModelInfo, PriceCalculation, Provider, TimeOfDateConstraint
 
-from agentrun_stream.model.usage import EXCLUSIVE, INCLUSIVE, Bill, Call
+from agentrun_stream.model.terms import EXCLUSIVE, INCLUSIVE
+from agentrun_stream.model.usage import Bill, Call
 from agentrun_stream.pricing import genai
 from agentrun_stream.pricing.book import CONTEXT_UNPRICED, UNKNOWN_MODEL, Rates
 from agentrun_stream.pricing.genai import GenaiBook

@@ -190,13 +190,13 @@ def _problems(shown: Mapping[str, Any], published: Published, *, compare: bool) 
         pairs += [("runs by verdict", by_verdict, dict(totals.runs_by_verdict))]
         by_reason = {row["reason"]: row["records"] for row in shown["refused"]}
         pairs += [("refused by reason", by_reason, dict(totals.refused))]
-        known = sum(row["cost"] for row in shown["cost_by_agent"] if row["cost"] is not None)
+        known = sum(row["cost_reported"] for row in shown["cost_by_agent"] if row["cost_reported"] is not None)
         pairs += [("reported cost", known, totals.cost_reported_usd)]
     return found + [f"{name}: {is_}, but the fleet has {must}" for name, is_, must in pairs if is_ != must]
 
 
 def _screen(shown: Mapping[str, Any]) -> Group:
-    agents = {"agent_id": "agent", "runs": "runs", "cost": "reported cost", "unpriced": "runs without"}
+    agents = {"agent_id": "agent", "runs": "runs", "cost": "cost", "unpriced": "runs without"}
     verdicts = {"verdict": "verdict", "expected": "expected", "found": "found"}
     tools = {"tool": "tool", "calls": "calls", "failed": "failed", "p50_ms": "half within", "p95_ms": "95 % within"}
     fresh, sums = shown["freshness"], shown["totals"]

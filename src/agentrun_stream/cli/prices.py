@@ -1,4 +1,4 @@
-"""`agentrun prices`: what a model costs at a date, and whether a price file is right. Needs no stack.
+"""`agentrun prices`: what a model costs at a date, whether a price file is right, which prices are in force.
 
 Must not live here: prices, the rules of the file (pricing/).
 """
@@ -10,12 +10,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from agentrun_stream.cli.common import read_input
+from agentrun_stream.cli.common import DataOption, read_input, store_for
 from agentrun_stream.cli.output import Output, OutputOption, as_json, table, write
 from agentrun_stream.errors import ConfigError, UsageError
 from agentrun_stream.pricing import pricefile
 from agentrun_stream.pricing.book import METERS, PER_MILLION, PriceBook, Prices, Rates
 from agentrun_stream.pricing.pricefile import Discount, Entry
+from agentrun_stream.store import prices as stored_prices
+from agentrun_stream.store.client import connect
 
 app = typer.Typer(name="prices", help="Prices of models.", no_args_is_help=True)
 
@@ -78,6 +80,26 @@ def check(
         table("", {name: name for name in columns}, rows)
     if wrong:
         raise ConfigError(f"The price file has {len(wrong)} mistakes.", "Mend them; no worker starts with this file.")
+
+
+@app.command(epilog="Example: agentrun prices apply --prices prices.toml")
+def apply(data: DataOption = None, file: PricesOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Put prices in force for every worker: those of this version, below those of a file (else of the settings' file).
+
+    Runs are priced by them from then on; what is stored stays until it is projected again.
+    """
+    from agentrun_stream.pricing.books import open_book  # noqa: PLC0415 - as above
+    from agentrun_stream.wiring import own_book  # noqa: PLC0415 - as above
+
+    settings, address = store_for(data)
+    book = own_book(settings) if file is None else open_book(_text(file))
+    held = stored_prices.put(connect(address), book, "agentrun prices apply")
+    if output is Output.JSON:
+        as_json({"ordinal": held.ordinal, "price_book": held.digest})
+        return
+    write(
+        f"Price book number {held.ordinal} is in force: {held.digest[:12]}. Running workers take it up within seconds."
+    )
 
 
 def _text(file: Path) -> str:

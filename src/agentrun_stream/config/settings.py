@@ -236,6 +236,14 @@ class TrustSettings(_Section):
         return value.expanduser() if value is not None else None
 
 
+class PriceSettings(_Section):
+    """What runs cost."""
+
+    file: Path | None = _setting(
+        None, "path", "File of prices that win over the shipped ones; proposed where no prices are in force yet."
+    )
+
+
 class Settings(BaseSettings):
     """All settings. Built by `load_settings`; the bare constructor reads neither environment nor file."""
 
@@ -255,6 +263,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     signals: SignalSettings = Field(default_factory=SignalSettings)
     trust: TrustSettings = Field(default_factory=TrustSettings)
+    prices: PriceSettings = Field(default_factory=PriceSettings)
     tenancy: Literal["envelope", "topic"] = _setting(
         "envelope", "name", "Who names the workspace: `envelope` (mapping first), or `topic` (the mapping alone)."
     )

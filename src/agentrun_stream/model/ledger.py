@@ -12,9 +12,11 @@ from agentrun_stream import limits
 from agentrun_stream.model import money
 from agentrun_stream.model.event import PATCH, RUN, STEP, Event
 from agentrun_stream.model.run import Accrual, RunState, Snapshot, Usage
+from agentrun_stream.model.terms import terms
 
 TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "total_tokens")
 _NOTHING: Final[dict[str, Any]] = {}
+_US: Final = 1_000_000
 _new = tuple.__new__
 
 
@@ -29,7 +31,7 @@ def step_usage(metadata: dict[str, Any] | None, total: Any) -> Usage | None:
     if total is not None:
         total = int(total)
     if type(usage) is not dict:
-        return None if total is None else Usage(None, None, None, None, None, None, total)
+        return None if total is None else _new(Usage, (None, None, None, None, None, None, total, None, None, None))
     get = usage.get
     provider, model = get("provider"), get("model")
     tokens: tuple[Any, ...] = (
@@ -50,6 +52,7 @@ def step_usage(metadata: dict[str, Any] | None, total: Any) -> Usage | None:
             intern(model) if type(model) is str else None,
             *tokens,
             total,
+            *terms(metadata, usage),
         ),
     )
     return found
@@ -60,7 +63,7 @@ def book_step(state: RunState, step_id: str, new: Usage | None, old: Usage | Non
     get = state.snap.doc.get if state.snap is not None else _NOTHING.get
     said = new or old
     assert said is not None
-    tokens: Sequence[int | None] = said[2:] if old is None else _differences(new, old)
+    tokens: Sequence[int | None] = said[2:7] if old is None else _differences(new, old)
     accrual: Accrual = _new(
         Accrual,
         (
@@ -80,7 +83,7 @@ def book_step(state: RunState, step_id: str, new: Usage | None, old: Usage | Non
 
 def _differences(new: Usage | None, old: Usage | None) -> list[int | None]:
     nothing: tuple[None, ...] = (None,) * len(TOKENS)
-    return [_minus(n, o) for n, o in zip(new[2:] if new else nothing, old[2:] if old else nothing, strict=True)]
+    return [_minus(n, o) for n, o in zip(new[2:7] if new else nothing, old[2:7] if old else nothing, strict=True)]
 
 
 def _minus(new: int | None, old: int | None) -> int | None:
@@ -136,7 +139,7 @@ def usage_sums(usages: Sequence[Usage | None]) -> list[int | None]:
     stated = [usage for usage in usages if usage is not None]
     if not stated:
         return [None] * len(TOKENS)
-    columns = list(zip(*stated, strict=True))[2:]
+    columns = list(zip(*stated, strict=True))[2:7]
     return [_sum(column) if None in column else sum(column) for column in columns]
 
 
@@ -161,4 +164,18 @@ def sums(state: RunState) -> dict[str, Any]:
         "run": {n: t for n, t in zip(TOKENS, stated, strict=False) if t is not None},
         "step": {n: t for n, t in zip(TOKENS, by_step, strict=True) if t is not None},
         "cost_reported": snap.cost_raw if snap is not None else None,
+        "calls": [[*usage, time_us] for usage, time_us in _calls(state)],
     }
+
+
+def _calls(state: RunState) -> list[tuple[Usage, int]]:
+    """What each step states of its call, and the event's time in microseconds, in the order of the ids.
+
+    One by one: prices have tiers by the size of a request, so sums alone would not bear a price out.
+    """
+    steps = ((step.usage, step.time_s) for _, step in sorted(state.steps.items()))
+    return [(usage, round(at_s * _US)) for usage, at_s in steps if usage is not None and any(_stated(usage))]
+
+
+def _stated(usage: Usage) -> Sequence[bool]:
+    return [count is not None for count in usage[2:6]]

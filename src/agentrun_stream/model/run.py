@@ -58,7 +58,7 @@ def projection_version(pos: int, counter: int = 0) -> int:
 
 
 class Usage(NamedTuple):
-    """Tokens of one model call, and of which model. None is unknown, never zero."""
+    """Tokens of one model call, of which model, and its terms (`model.terms`). None is unknown, never zero."""
 
     provider: str | None
     model: str | None
@@ -67,6 +67,9 @@ class Usage(NamedTuple):
     cache_read_tokens: int | None
     cache_write_tokens: int | None
     total_tokens: int | None
+    cache_write_1h_tokens: int | None
+    service_tier: str | None
+    convention: str | None
 
 
 class StepFact(NamedTuple):

@@ -5,32 +5,15 @@ Unknown is None, never zero. Must not live here: how a convention is decided, pr
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from agentrun_stream import limits
 from agentrun_stream.model import ledger
-
-# How `input_tokens` is meant: cached tokens inside it, beside it, or there are none.
-INCLUSIVE: Final = "inclusive"
-EXCLUSIVE: Final = "exclusive"
-EITHER: Final = "either"
-UNKNOWN: Final = "unknown"
-MIXED: Final = "mixed"  # of a run whose calls differ
-DECLARED: Final = frozenset({INCLUSIVE, EXCLUSIVE})
-
-ONE_HOUR: Final = "1h"
-
-
-class Terms(NamedTuple):
-    """What the metadata of a call says besides its counts, and what its price depends on."""
-
-    cache_write_1h_tokens: int | None = None
-    service_tier: str | None = None
-    convention: str | None = None
+from agentrun_stream.model.run import Usage
+from agentrun_stream.model.terms import Terms, terms
 
 
 class Call(NamedTuple):
-    """One model call, or a run's total taken as one. The first seven members are those of `model.run.Usage`, in its order.
+    """One model call, or a run's total taken as one. All members but the last are those of `model.run.Usage`, in its order.
 
     `at_s` is the event's own time: what the call is priced at. `convention` is the declared one, where there is one.
     """
@@ -73,29 +56,16 @@ class Bill(NamedTuple):
     runtime_version: str | None = None
 
 
-def terms(metadata: dict[str, Any] | None, usage: dict[str, Any]) -> Terms:
-    """The terms in a step's metadata and its usage, or in a run's cost metadata; members of the usage count first."""
-    if metadata is None:
-        metadata = usage
-    life = _first("cache_write_1h_tokens", usage, metadata)
-    if type(life) is not int or not 0 <= life <= limits.TOKENS_MAX:
-        life = usage.get("cache_write_tokens") if _first("cache_ttl", usage, metadata) == ONE_HOUR else None
-        life = life if type(life) is int and 0 <= life <= limits.TOKENS_MAX else None
-    tier = _first("service_tier", usage, metadata)
-    meant = _first("token_convention", usage, metadata)
-    return Terms(life, tier if type(tier) is str else None, meant if type(meant) is str and meant in DECLARED else None)
-
-
-def _first(name: str, *places: dict[str, Any]) -> Any:
-    return next((place[name] for place in places if place.get(name) is not None), None)
-
-
 def step_call(metadata: dict[str, Any] | None, tokens_used: Any, at_s: float) -> Call | None:
     """The call that a step states in `metadata.usage`; None where it states none."""
     said = ledger.step_usage(metadata, tokens_used)
-    if said is None or metadata is None or type(usage := metadata.get("usage")) is not dict:
-        return None
-    return Call(*said, *terms(metadata, usage), at_s)
+    return None if said is None else call_of(said, at_s)
+
+
+def call_of(usage: Usage, at_s: float) -> Call | None:
+    """A step's usage as a call at a time; None where it states no count that a price could apply to."""
+    call = Call(*usage, at_s)
+    return call if call.stated else None
 
 
 def run_call(doc: dict[str, Any], at_s: float) -> Call:

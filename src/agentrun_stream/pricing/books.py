@@ -33,6 +33,6 @@ def book_of(content: str) -> PriceBook:
         asked = said if said.get("book") == genai.NAME else said.get("base", {})
         raise ConfigError(
             f"The prices in force are those of {asked.get('book')} {asked.get('version')}; installed is {genai.SOURCE}.",
-            f"Install {asked.get('book')}=={asked.get('version')}, or put this version's prices in force.",
+            f"Install {asked.get('book')}=={asked.get('version')}, or put these in force: `agentrun prices apply`.",
         )
     return book

@@ -5,7 +5,8 @@ Must not live here: prices.
 
 from typing import Final, NamedTuple
 
-from agentrun_stream.model.usage import EITHER, EXCLUSIVE, INCLUSIVE, UNKNOWN, Buckets, Call
+from agentrun_stream.model.terms import EITHER, EXCLUSIVE, INCLUSIVE, UNKNOWN
+from agentrun_stream.model.usage import Buckets, Call
 
 
 class Profile(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Final
 
-from agentrun_stream.model.usage import EXCLUSIVE
+from agentrun_stream.model.terms import EXCLUSIVE
 from agentrun_stream.pricing.book import Rates
 from agentrun_stream.pricing.sheet import BY_AGGREGATE, Counts, Sheet, amount, input_of, total
 

@@ -3,12 +3,13 @@
 Must not live here: where prices come from (book.py), how counts are meant (conventions.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final, NamedTuple
 
 from agentrun_stream.model import money
-from agentrun_stream.model.usage import EITHER, MIXED, UNKNOWN, Bill, Buckets
+from agentrun_stream.model.terms import EITHER, MIXED, UNKNOWN
+from agentrun_stream.model.usage import Bill, Buckets
 from agentrun_stream.pricing.book import (
     CONTEXT_UNPRICED,
     METERS,
@@ -115,6 +116,11 @@ def columns(priced: Priced) -> dict[str, Any]:
     shown = {k: money.text(v) if isinstance(v, Decimal) else v for k, v in priced._asdict().items() if k != "tokens"}
     tokens = priced.tokens
     return shown | (dict.fromkeys(Buckets._fields) if tokens is None else tokens._asdict())
+
+
+def pricing_by(book: PriceBook, preference: Sequence[str] = PREFERENCE) -> Callable[[Bill], dict[str, Any]]:
+    """What a projection asks: the members of a bill's price by this book."""
+    return lambda bill: columns(price(bill, book, preference))
 
 
 def _judge(bill: Bill, book: PriceBook, sheet: Sheet | None, preference: Sequence[str]) -> Priced:

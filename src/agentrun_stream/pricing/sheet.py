@@ -9,7 +9,8 @@ from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from operator import add
 from typing import Final, NamedTuple
 
-from agentrun_stream.model.usage import EXCLUSIVE, INCLUSIVE, UNKNOWN, Bill, Buckets, Call
+from agentrun_stream.model.terms import EXCLUSIVE, INCLUSIVE, UNKNOWN
+from agentrun_stream.model.usage import Bill, Buckets, Call
 from agentrun_stream.pricing import conventions
 from agentrun_stream.pricing.book import CONTEXT_UNPRICED, METERS, OK, UNKNOWN_MODEL, ZERO, PriceBook, Prices, Rates
 from agentrun_stream.pricing.conventions import Decision

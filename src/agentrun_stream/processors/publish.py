@@ -22,6 +22,14 @@ _COUNTS: Final = (
     "reopened",
     "corrections",
 )
+_COSTS: Final = (
+    ("reported", "cost_reported"),
+    ("reported_raw", "cost_reported_raw"),
+    ("computed", "cost_computed"),
+    ("effective", "cost_effective"),
+    ("source", "effective_source"),
+    ("status", "price_status"),
+)
 _VERDICT: Final = ("hash", "chain", "signature", "lineage", "log")
 _PROOF: Final = ("kid", "signed_rev", "genesis", "run_digest", "claims_differ", "flag")
 _CUT_CHARS: Final = 1024
@@ -65,7 +73,7 @@ def run_record(projection: Projection) -> bytes:
         "projection": row["projection"],
         "closed_by": row["closed_by"],
         "verdict": _verdict(row),
-        "costs": {"reported": row["cost_reported"], "reported_raw": row["cost_reported_raw"]},
+        "costs": {name: row[column] for name, column in _COSTS},
         "counts": {name: row[name] for name in _COUNTS},
         "first_event_at": row["first_event_at"],
         "last_event_at": row["last_event_at"],

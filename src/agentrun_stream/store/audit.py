@@ -63,6 +63,7 @@ _DIMENSIONS: Final = ("agent_id", "model", "provider", "runtime", "trigger")
 _AMOUNTS: Final = (
     *("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "total_tokens", "cost_reported"),
 )
+_PRICED: Final = ("cost_computed", "cost_effective")
 _COUNTS: Final = (
     "runs",
     "unpriced",
@@ -149,11 +150,13 @@ class AuditStore:
 
 def windows_sql() -> str:
     """A window as it is shown, less the same summed straight from its rows, must be nothing; and the other way round."""
-    names = (*_AMOUNTS, *_COUNTS)
+    names = (*_AMOUNTS, *_PRICED, *_COUNTS)
     shown = ", ".join(f"ifNull({_number(name)}, 0) AS {name}" for name in names)
     dimensions = ", ".join(f"toString({name}) AS {name}" for name in (*_DIMENSIONS, "status", "outcome", "basis"))
     facts = ", ".join(f"toString(ifNull({name}, '')) AS {name}" for name in _DIMENSIONS)
     amounts = ", ".join(f"-ifNull({_number(name)}, 0)" for name in _AMOUNTS)
+    priced = ", ".join(f"-ifNull({name}, 0)" for name in _PRICED)
+    no_price = ", ".join("toDecimal128(0, 12)" for _ in _PRICED)
     zeros = ", ".join("toInt128(0)" for _ in _COUNTS)
     counts = {"timeouts": "if(closed_by = 'lease', toInt128(runs), 0)"}
     settled = ", ".join(f"-ifNull({counts.get(name, _number(name))}, 0)" for name in _COUNTS)
@@ -170,9 +173,11 @@ def windows_sql() -> str:
             SELECT toString(ledger) AS ledger, minute, toString(workspace) AS workspace, {dimensions}, {shown}
             FROM cost_by_minute
             UNION ALL
-            SELECT 'accrued', minute, workspace, {facts}, '', '', toString(basis), {amounts}, {zeros} FROM accruals FINAL
+            SELECT 'accrued', minute, workspace, {facts}, '', '', toString(basis), {amounts}, {no_price}, {zeros}
+            FROM accruals FINAL
             UNION ALL
-            SELECT 'settled', minute, workspace, {facts}, ifNull(status, ''), ifNull(outcome, ''), '', {amounts}, {settled}
+            SELECT 'settled', minute, workspace, {facts}, ifNull(status, ''), ifNull(outcome, ''), '',
+                {amounts}, {priced}, {settled}
             FROM settlements FINAL WHERE settlements.runs > 0
         )
         GROUP BY {keys} HAVING {off}
@@ -181,7 +186,7 @@ def windows_sql() -> str:
 
 
 def _number(name: str) -> str:
-    return name if name == "cost_reported" else f"toInt128({name})"
+    return name if name.startswith("cost_") else f"toInt128({name})"
 
 
 def _place(part: Part, some: Slice, offset: str) -> dict[str, Any]:

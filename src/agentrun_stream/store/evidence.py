@@ -13,6 +13,7 @@ from clickhouse_connect.driver.client import Client
 
 from agentrun_stream.errors import AgentrunError
 from agentrun_stream.model.dossier import Dossier, Evidence, Keys, Row, Snapshot, StoredClaim, StoredStep
+from agentrun_stream.model.projection import PRICED_COLUMNS
 from agentrun_stream.store import trust
 from agentrun_stream.store.queries import ask
 from agentrun_stream.store.reader import rows_of
@@ -39,8 +40,10 @@ SELECT toString(kind), object_id, doc, chain, if(kind = 'step', NULL, extra), _s
     {", ".join(f"toUnixTimestamp64Micro({name})" if name in _TIMES else name for name in STEP_COLUMNS)}
 FROM run_objects FINAL WHERE {_THE_RUN} ORDER BY kind, _version, object_id
 """
+# Prices are opinions that no byte of the run bears out.
 _ROW: Final = (
-    "SELECT * EXCEPT (_version) FROM runs FINAL WHERE workspace = {workspace:String} AND run_id = {run_id:String}"
+    f"SELECT * EXCEPT (_version, {', '.join(PRICED_COLUMNS)}) FROM runs FINAL "
+    "WHERE workspace = {workspace:String} AND run_id = {run_id:String}"
 )
 _AT: Final = 8  # where the columns of a step begin
 

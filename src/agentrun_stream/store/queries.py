@@ -31,7 +31,9 @@ _ANSWER: Final = {
     "max_query_size": 16 * 1024 * 1024,
 }
 # The amount is a string on the wire, so that its digits survive.
-_MONEY: Final = frozenset({"cost_reported", "cost"})
+_MONEY: Final = frozenset(
+    {"cost_reported", "cost_computed", "cost_lo", "cost_hi", "cost_effective", "diff_abs", "diff_rel", "cost"}
+)
 _SERVER_WORDS: Final = re.compile(r"(Code: \d+\..*?)(?:\s*\(for url [^)]*\))?\Z", re.DOTALL)
 _WORDS_MAX: Final = 1_000
 _RUN_COLUMNS: Final = """
@@ -120,12 +122,13 @@ def runs_by_verdict(client: Client) -> list[Row]:
 
 
 def cost_by_agent(client: Client) -> list[Row]:
-    """The known part of the cost by agent, and how many of its runs report none."""
+    """The known part of the cost by agent, and how many of its runs have none."""
     return ask(
         client,
-        """SELECT agent_id, count() AS runs, sum(cost_reported) AS cost, countIf(cost_reported IS NULL) AS unpriced,
+        """SELECT agent_id, count() AS runs, sum(cost_effective) AS cost, countIf(cost_effective IS NULL) AS unpriced,
+            sum(r.cost_reported) AS cost_reported,
             sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens
-        FROM runs_latest GROUP BY agent_id ORDER BY cost DESC NULLS LAST, agent_id""",
+        FROM runs_latest AS r GROUP BY agent_id ORDER BY cost DESC NULLS LAST, agent_id""",
     )
 
 

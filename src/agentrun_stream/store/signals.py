@@ -71,14 +71,16 @@ HAVING times >= {least}
 _AGENTS: Final = """
 SELECT workspace, run_id, ifNull(agent_id, '') FROM runs FINAL WHERE (workspace, run_id) IN ({runs})
 """
-# The accrued ledger knows what was spent when, the settled one how many runs have no cost.
+# The accrued ledger knows what was reported when. The settled one knows which runs cost something else than they reported, or
+# reported nothing and were priced, and how many have no cost.
 _PERIODS: Final = """
-SELECT workspace, agent_id, toString(ifNull(sumIf(cost_reported, {spent} AND {today}), 0)), sumIf(unpriced, {today}),
-    toString(ifNull(sumIf(cost_reported, {spent}), 0)), sum(unpriced)
+SELECT workspace, agent_id, toString(sumIf({spent}, {today})), sumIf(unpriced, {today}), toString(sum({spent})), sum(unpriced)
 FROM cost_by_minute
 WHERE workspace IN ({workspaces}) AND minute >= toDateTime({month}, 'UTC')
 GROUP BY workspace, agent_id
 """
+_REPORTED_AND_PRICED: Final = """multiIf(ledger = 'settled', ifNull(cost_effective, 0) - ifNull(cost_reported, 0),
+    basis = 'run', ifNull(cost_reported, 0), 0)"""
 _ENDS: Final = """
 SELECT workspace, agent_id, status, {windows}
 FROM cost_by_minute
@@ -189,7 +191,7 @@ def repeated_calls(client: Client, now_s: int, least: int) -> list[Repeated]:
 
 def period_sums(client: Client, workspaces: Iterable[str], day_s: int, month_s: int) -> dict[AgentKey, Sums]:
     """What was spent since the beginnings of this day and this month, in seconds since 1970."""
-    given = {"spent": "ledger = 'accrued' AND basis = 'run'", "today": f"minute >= toDateTime({day_s}, 'UTC')"}
+    given = {"spent": _REPORTED_AND_PRICED, "today": f"minute >= toDateTime({day_s}, 'UTC')"}
     names = ", ".join(map(literal, sorted(workspaces)))
     rows = rows_of(client, _PERIODS.format(**given, month=month_s, workspaces=names))
     return {(w, a): Sums((Decimal(d), d_un), (Decimal(m), m_un)) for w, a, d, d_un, m, m_un in rows}

@@ -26,7 +26,8 @@ CLOSED_BITS: Final = 40
 _DIMENSIONS: Final = "workspace, agent_id, model, provider, runtime, trigger, status, outcome, basis"
 _SUMS: Final = (
     "runs, unpriced, timeouts, steps, tool_calls, failed_tool_calls, corrections, duration_ms, input_tokens, "
-    "output_tokens, cache_read_tokens, cache_write_tokens, total_tokens, cost_reported, rows"
+    "output_tokens, cache_read_tokens, cache_write_tokens, total_tokens, cost_reported, cost_computed, "
+    "cost_effective, rows"
 )
 
 # The one query of an idle pass. `settled` is the same delay as in the view window_seen.
@@ -55,7 +56,7 @@ SELECT ledger, minute, {_DIMENSIONS}, {_SUMS}, now64(3), {{version}}
 FROM window_sums_{{ledger}} WHERE minute IN ({{minutes}})
 UNION ALL
 SELECT '{{ledger}}', toDateTime(arrayJoin([{{minutes}}]), 'UTC'), '', '', '', '', '', '', '', '', '',
-    0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, now64(3), {{version}}
+    0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, now64(3), {{version}}
 """
 _VOID: Final = f"""
 INSERT INTO cost_windows (ledger, minute, {_DIMENSIONS}, refreshed_at, _version)

@@ -111,7 +111,8 @@ def expired_proofs(state: RunState, trimmed: Callable[[dict[str, Any]], dict[str
     claims = {}
     for key, claim in state.claims.items():
         told = {
-            name: getattr(claim, name) for name in ("pos", "at", "fork", "cost_raw", "first_append_ms", "append_ms")
+            name: getattr(claim, name)
+            for name in ("pos", "at", "fork", "cost_raw", "time_s", "first_append_ms", "append_ms")
         }
         doc = None if claim.doc is None else trimmed(json_codec.loads(claim.doc))
         chain = chain_of(state, claim.facts, key)

@@ -18,6 +18,7 @@ from agentrun_stream.model.run import (
     RunState,
     Snapshot,
 )
+from agentrun_stream.model.usage import run_call
 from agentrun_stream.processors.fold.outcome import (
     FOLDED,
     LATE,
@@ -118,6 +119,10 @@ def fold_expire(state: RunState, event: Event, at: Place) -> Folded:
 def _trimmed(doc: dict[str, Any]) -> dict[str, Any]:
     """What stays of the members of an expired run."""
     cost = {name: amount for name, amount in (doc.get("cost") or {}).items() if name in _KEPT_COST}
+    life, tier, meant = run_call(doc, 0.0)[7:10]
+    told = {"cache_write_1h_tokens": life, "service_tier": tier, "token_convention": meant}
+    if stated := {name: value for name, value in told.items() if value is not None}:
+        cost["metadata"] = stated  # what its price depends on
     provenance = {k: v for k, v in (doc.get("provenance") or {}).items() if k in _KEPT_PROVENANCE}
     return {name: doc[name] for name in _KEPT if name in doc} | {"cost": cost, "provenance": provenance}
 

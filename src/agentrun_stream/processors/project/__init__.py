@@ -23,6 +23,7 @@ from agentrun_stream.model.run import (
     offset_of,
     projection_version,
 )
+from agentrun_stream.processors.project import cost
 from agentrun_stream.processors.project.shown import (
     Shown,
     claims_of,
@@ -94,6 +95,7 @@ def project(state: RunState, topic: str, partition: int, opinions: Opinions = NO
         "partition": partition,
         "_version": str(projection_version(pos)),
     }
+    row.update(opinions.price(cost.bill(state, shown, row)))
     settlements = [_settlement(state, snap, row, minute, pos) for minute in snap.settled]
     return Projection(row, settlements, shown.snap.doc, pos, state.closed)
 
@@ -248,7 +250,7 @@ def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: in
     duration = row["duration_ms"]
     return settled | {
         "runs": 1,
-        "unpriced": int(snap.cost_raw is None),
+        "unpriced": int(row["cost_effective"] is None),
         "steps": row["steps"],
         "tool_calls": row["tool_calls"],
         "failed_tool_calls": row["failed_tool_calls"],
@@ -256,4 +258,6 @@ def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: in
         "duration_ms": None if duration is None else min(round(duration), limits.SAFE_INTEGER_MAX),
         **dict(zip(TOKENS, tokens, strict=True)),
         "cost_reported": row["cost_reported"],
+        "cost_computed": row["cost_computed"],
+        "cost_effective": row["cost_effective"],
     }

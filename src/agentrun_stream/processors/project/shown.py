@@ -74,7 +74,7 @@ def claims_of(state: RunState) -> Mapping[str, ClaimFact]:
 
 def _expired_claim(told: Mapping[str, Any]) -> ClaimFact:
     doc = None if told["doc"] is None else json_codec.dumps(told["doc"])
-    times = (told["pos"], "", 0.0, told["first_append_ms"], told["append_ms"], told["at"])
+    times = (told["pos"], "", told["time_s"], told["first_append_ms"], told["append_ms"], told["at"])
     return ClaimFact(*times, told["fork"], doc, told["cost_raw"], unpack(told["facts"]))
 
 
@@ -121,6 +121,7 @@ def shown_of(state: RunState, snap: Snapshot, opinions: Opinions) -> Shown:
     shown = replace(
         snap,
         doc=members,
+        time_s=claim.time_s,
         cost_raw=claim.cost_raw,
         started_s=time_s(members.get("started_at")),
         ended_s=time_s(members.get("ended_at")),

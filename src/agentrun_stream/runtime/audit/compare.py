@@ -9,12 +9,16 @@ from itertools import groupby
 from typing import Any, Final
 
 from agentrun_stream import limits
+from agentrun_stream.errors import ConfigError
 from agentrun_stream.model import lineage
 from agentrun_stream.model.lineage import Child, Lineage
-from agentrun_stream.model.projection import OPINION_COLUMNS, Projection
+from agentrun_stream.model.opinions import Pricing
+from agentrun_stream.model.projection import OPINION_COLUMNS, PRICED_COLUMNS, Projection
 from agentrun_stream.model.run import RunState, offset_of, position, row_version
 from agentrun_stream.pipeline import project
 from agentrun_stream.ports import RunKey
+from agentrun_stream.pricing.books import book_of
+from agentrun_stream.pricing.price import pricing_by
 from agentrun_stream.processors.project import child_of
 from agentrun_stream.runtime.audit.findings import Findings, Where, equal
 from agentrun_stream.runtime.audit.outside import Expected, expected
@@ -39,6 +43,7 @@ class Comparison:
         # Runs that began before the log: what is left of it can't say what they are.
         self.older: set[RunKey] = set()
         self.published: dict[RunKey, Expected] = {}
+        self._pricings: dict[str, Pricing | None] = {}
         self.children: dict[RunKey, tuple[Child, Lineage]] = {}
 
     def _where(self, offset: int | None, run: RunKey | None, thing: str = "") -> Where:
@@ -194,11 +199,33 @@ class Comparison:
         if projection is None or row is None or _agree(projection, row):
             return projection
         older = self._rules.registries.get((key[0], int(row["trust_version"])))
-        made = None if older is None else project(state, *part, replace(opinions, registry=lambda _workspace: older))
+        if older is not None:
+            opinions = replace(opinions, registry=lambda _workspace: older)
+        made = project(state, *part, replace(opinions, price=self._priced_by(row)))
         if made is None or not _agree(made, row):
             return projection
-        self._findings.note("some runs are still to be judged again under the registry in force")
+        if made.row["price_book"] == projection.row["price_book"]:
+            self._findings.note("some runs are still to be judged again under the registry in force")
+        else:
+            self._findings.note("some runs are priced by an earlier price book")
         return made
+
+    def _priced_by(self, row: Row) -> Pricing:
+        """By the book that the row names. The amounts of one that can't be opened any more are taken as they stand."""
+        digest = row["price_book"]
+        if digest not in self._pricings:
+            content = self._rules.books.get(digest)
+            try:
+                self._pricings[digest] = self._rules.opinions.price if content is None else pricing_by(book_of(content))
+            except ConfigError:
+                self._pricings[digest] = None
+        found = self._pricings[digest]
+        if found is not None:
+            return found
+        self._findings.note(
+            "some runs are priced by a book that this version can't open: their amounts are not compared"
+        )
+        return lambda _bill: {name: row[name] for name in PRICED_COLUMNS}
 
     def _run(self, key: RunKey, projection: Projection, row: Row | None) -> None:
         where = self._where(projection.row["revision"], key)

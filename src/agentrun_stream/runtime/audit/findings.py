@@ -23,6 +23,7 @@ _SHOWN_COLUMNS: Final = (
     | {"cost_reported", "cost_reported_raw", "model_version", "config_hash", "started_at", "ended_at", "created_at"}
     | {"verdict", "verdict_hash", "verdict_chain", "verdict_signature", "verdict_lineage", "verdict_log", "reason"}
     | {"first_event_at", "last_event_at", "appended_at", "_event_time", "_first_appended_at", "_appended_at"}
+    | {"cost_computed", "cost_effective", "effective_source", "price_status", "price_book", "diff_class"}
     | {"_version", "_topic", "topic", "workspace", "run_id", "kind"}
 )
 _SHOWN_CHARS_MAX: Final = 80

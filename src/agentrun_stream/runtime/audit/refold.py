@@ -57,7 +57,8 @@ class Reach:
 class Rules:
     """What decides how records are read: route of each topic, topic epoch, partitioner, whose dead letters count.
 
-    `opinions` are those in force, `registries` all that ever were, by workspace and version.
+    `opinions` are those in force; `registries` are all that ever were, by workspace and version, and `books` the contents of
+    all price books, by digest.
     """
 
     route: Callable[[str], Route]
@@ -66,6 +67,7 @@ class Rules:
     group: str
     opinions: Opinions = NO_OPINIONS
     registries: Mapping[tuple[str, int], Registry] = field(default_factory=dict)
+    books: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
