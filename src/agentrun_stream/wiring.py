@@ -157,12 +157,17 @@ def build_worker(
 
 def opinions_of(settings: Settings, registry: Callable[[str], Registry], price: Pricing) -> Opinions:
     """What projections are made with: registries and prices in force, and the policies of the settings."""
+    return Opinions(registry, policies_of(settings), price=price)
+
+
+def policies_of(settings: Settings) -> Callable[[str], Policy]:
+    """What each workspace does about bad verdicts."""
     trust = settings.trust
     policies = {
         name: Policy(mode, frozenset(trust.quarantine_on), trust.require_signed)
         for name, mode in {**trust.policies, "": trust.policy}.items()
     }
-    return Opinions(registry, lambda workspace: policies.get(workspace, policies[""]), price=price)
+    return lambda workspace: policies.get(workspace, policies[""])
 
 
 def _name(settings: Settings) -> str:
@@ -216,7 +221,7 @@ def build_sweeper(
     (publisher, keeper, in_force), clock, days = helpers, SystemClock(), settings.retention
     store, trust = ClickHouseLineages(store_address(settings)), ClickHouseTrust(store_address(settings))
     policies = ClickHousePolicies(store_address(settings))
-    policy = in_force, opinions_of(settings, keeper.current).policy
+    policy = in_force, policies_of(settings)
     grace_s = settings.clickhouse.insert_timeout_s + _GRACE_MARGIN_S
     rules = LeaseRules(settings.leases.idle_timeout_s, settings.leases.max_age_s)
     general = None if days.horizon_days is None else round(days.horizon_days * _DAY_S)
@@ -321,13 +326,17 @@ async def run_worker(
             watcher.cancel()
         refresher.stop()
         await background
-        for task in (sweeping, watching, trusting, pricing, collector):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await _cancelled(sweeping, watching, trusting, pricing, collector)
         await questions.close()
         endpoint.stop()
         log.info("worker stopped")
+
+
+async def _cancelled(*tasks: asyncio.Future[None]) -> None:
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def _tune() -> None:
