@@ -42,7 +42,11 @@ PHASES: Final = (
     ),
     Phase("objects", ("run_objects",), "atomically: per run the exact state up to some offset"),
     Phase("projections", ("runs", "settlements"), "a function of the objects, written again after a crash"),
-    Phase("publish", (), "runs in one fenced transaction per partition, dead letters, misplaced records"),
+    Phase(
+        "publish",
+        (),
+        "runs in one fenced transaction per partition, dead letters, misplaced records; rows only judged again",
+    ),
     Phase("journal", ("batches",), "vouches for everything above"),
     Phase("commit", (), "for lag tools, and an upper bound of the resume point"),
 )

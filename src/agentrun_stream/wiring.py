@@ -32,6 +32,7 @@ from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.lineage import Kinship
+from agentrun_stream.runtime.policy import Flags
 from agentrun_stream.runtime.prices import PriceKeeper
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.rejudge import Rejudge
@@ -47,6 +48,7 @@ from agentrun_stream.store import settings as stored_settings
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
 from agentrun_stream.store.lineage import ClickHouseLineages
+from agentrun_stream.store.policy import ClickHousePolicies, InForce
 from agentrun_stream.store.prices import ClickHousePrices
 from agentrun_stream.store.signals import ClickHouseSignals
 from agentrun_stream.store.sweeps import Horizons
@@ -155,12 +157,17 @@ def build_worker(
 
 def opinions_of(settings: Settings, registry: Callable[[str], Registry], price: Pricing) -> Opinions:
     """What projections are made with: registries and prices in force, and the policies of the settings."""
+    return Opinions(registry, policies_of(settings), price=price)
+
+
+def policies_of(settings: Settings) -> Callable[[str], Policy]:
+    """What each workspace does about bad verdicts."""
     trust = settings.trust
     policies = {
         name: Policy(mode, frozenset(trust.quarantine_on), trust.require_signed)
         for name, mode in {**trust.policies, "": trust.policy}.items()
     }
-    return Opinions(registry, lambda workspace: policies.get(workspace, policies[""]), price=price)
+    return lambda workspace: policies.get(workspace, policies[""])
 
 
 def _name(settings: Settings) -> str:
@@ -206,13 +213,15 @@ def _armed(world: World, named: str) -> World:
 def build_sweeper(
     settings: Settings,
     worker: Worker,
-    helpers: tuple[KafkaPublisher, TrustKeeper],
+    helpers: tuple[KafkaPublisher, TrustKeeper, InForce],
     metrics: Metrics,
     log: FilteringBoundLogger,
 ) -> Sweeper:
-    """The duties of an owner beside a worker's loop: silent and old runs, retention, children, changed registries."""
-    (publisher, keeper), clock, days = helpers, SystemClock(), settings.retention
+    """The duties of an owner beside a worker's loop: silent and old runs, retention, children, changed opinions."""
+    (publisher, keeper, in_force), clock, days = helpers, SystemClock(), settings.retention
     store, trust = ClickHouseLineages(store_address(settings)), ClickHouseTrust(store_address(settings))
+    policies = ClickHousePolicies(store_address(settings))
+    policy = in_force, policies_of(settings)
     grace_s = settings.clickhouse.insert_timeout_s + _GRACE_MARGIN_S
     rules = LeaseRules(settings.leases.idle_timeout_s, settings.leases.max_age_s)
     general = None if days.horizon_days is None else round(days.horizon_days * _DAY_S)
@@ -227,11 +236,13 @@ def build_sweeper(
         rejudge.hear = metrics.runs_rejudged.inc
         kinship = Kinship(assigned, store, clock, settings.trust.orphan_after_s)
         kinship.hear = metrics.lineage_again.inc
+        flags = Flags(assigned, policies, clock, policy, grace_s)
+        flags.hear = metrics.policy_again.inc
         if not horizons:
-            return [leases, removal, rejudge, kinship]  # others may have asked
+            return [leases, removal, rejudge, kinship, flags]  # others may have asked
         expiry = Expiry(assigned.part, horizons, store, publisher, clock)
         expiry.hear = metrics.expiries_asked.inc
-        return [leases, expiry, removal, rejudge, kinship]
+        return [leases, expiry, removal, rejudge, kinship, flags]
 
     sweeper = Sweeper(worker.members, worker.source, clock, duties, settings.leases.sweep_every_s)
     sweeper.hear = SweepReport(log, metrics).hear
@@ -277,7 +288,9 @@ async def run_worker(
         await admin.apply_topics(kafka, admin.TopicOptions(inputs=settings.events_topics))
         await asyncio.to_thread(migrate.migrate, store)
     await asyncio.to_thread(migrate.check_current, store)
-    await asyncio.to_thread(lambda: stored_settings.check(connect(store), shared_settings(settings)))
+    shared = shared_settings(settings)
+    ordinal = await asyncio.to_thread(lambda: stored_settings.check(connect(store), shared))
+    in_force = InForce(ordinal, shared["policy"])
     await admin.check_input_topics(kafka, settings.events_topics)
     registry = CollectorRegistry()
     metrics = Metrics(registry, settings.events_topics)
@@ -302,7 +315,7 @@ async def run_worker(
     background = asyncio.ensure_future(refresher.run())
     collector = asyncio.ensure_future(_collect_now_and_then())
     watching = asyncio.ensure_future(signals.run(lambda: first in worker.members.parts))
-    sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper), metrics, log).run())
+    sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper, in_force), metrics, log).run())
     trusting = asyncio.ensure_future(keeper.run())
     pricing = asyncio.ensure_future(prices.run())
     watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None
@@ -313,13 +326,17 @@ async def run_worker(
             watcher.cancel()
         refresher.stop()
         await background
-        for task in (sweeping, watching, trusting, pricing, collector):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await _cancelled(sweeping, watching, trusting, pricing, collector)
         await questions.close()
         endpoint.stop()
         log.info("worker stopped")
+
+
+async def _cancelled(*tasks: asyncio.Future[None]) -> None:
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def _tune() -> None:

@@ -131,7 +131,7 @@ def with_text(honest: Honest, old: bytes, new: bytes) -> list[bytes]:
 
 def deep(run_id: str) -> list[bytes]:
     honest = Honest(run_id)
-    return with_text(honest, b'{"ticket"', b'{"deep":' + b"[" * 100_000 + b"]" * 100_000 + b',"ticket"')
+    return with_text(honest, b'"ticket"', b'"deep":' + b"[" * 100_000 + b"]" * 100_000 + b',"ticket"')
 
 
 def shifted_configuration(run_id: str) -> list[bytes]:

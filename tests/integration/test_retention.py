@@ -7,11 +7,16 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
+from agentrun_stream.sdk.signing import SigningKey
 from agentrun_stream.testing.events import eval_event, run_event, step_event
 from agentrun_stream.testing.stack import Stack
-from integration.harness import Lane, lane, last_published, read_all, run_on, soon
+from agentrun_stream.trust.manage import Scope, entry_of
+from integration.harness import Lane, lane, last_published, read_all, run_on, soon, with_admin
 from integration.past import appended_long_ago
+from integration.signing_kit import FOREIGN, SECOND, TRUSTED, Honest, altered, finished
 
 pytestmark = pytest.mark.stack
 
@@ -144,6 +149,90 @@ def test_what_an_expired_run_was_booked_with_must_stay(agentrun_stack: Stack, tm
         assert (code, found["checks"]["accruals"]) == (1, 1), found
         (named,) = (d for d in found["differences"] if d["check"] == "accruals")
         assert (named["run"], named["offset"], named["found"]) == ("old", first.offset, "no row")
+
+
+JUDGED = (
+    *("verdict", "verdict_hash", "verdict_chain", "verdict_signature", "verdict_lineage", "verdict_log"),
+    *("verdict_reasons", "run_digest", "genesis", "kid", "signed_rev", "raw_sha256", "judged_at"),
+    *("claims", "parents", "flag", "verifier"),
+)
+
+
+def signed_stories() -> dict[str, list[bytes]]:
+    """Runs with different verdicts, one of them with a correction that nobody signed."""
+    good, talked, bad, cut, later = (Honest(f"kept-{n}") for n in ("good", "talked", "bad", "cut", "later"))
+    correction = finished(talked.begin) | {"outcome": "failed", "error": "a text", "cost": {"cost_usd": 3}}
+    stolen = Honest(later.run_id, SECOND)
+    return {
+        good.run_id: good.events(),
+        talked.run_id: [
+            *talked.events(),
+            talked.signed_by(FOREIGN, rev=3, outcome="failed"),
+            talked.run(correction, time="2026-01-02T00:00:00Z"),
+        ],
+        bad.run_id: bad.events(end=altered(bad.end, "outcome", to="failed")),
+        cut.run_id: cut.events(cut.steps[:2]),
+        later.run_id: stolen.events(),
+    }
+
+
+def test_the_verdict_of_an_expired_run_stays(agentrun_stack: Stack, tmp_path: Path) -> None:
+    """Axes, key and digests stay, though steps, payload and evidence are gone; a key that is revoked later still counts."""
+    path = tmp_path / "default.jwks.json"
+
+    def register(version: int, *keys: SigningKey, **members: object) -> None:
+        entries = [entry_of(by.public, Scope()) | (members if by is SECOND else {}) for by in keys]
+        path.write_text(orjson.dumps({"version": version, "keys": entries}).decode())
+
+    register(1, TRUSTED, SECOND)
+    stories = signed_stories()
+    settings = {"AGENTRUN_TRUST__DIR": str(tmp_path), "AGENTRUN_CLICKHOUSE__INSERT_TIMEOUT_S": "2"}
+    with lane(agentrun_stack, tmp_path, "verdicts", AGENTRUN_TRUST__POLICY="warn", **settings) as made:
+        appended_long_ago(made, 20 * DAY_S, [event for events in stories.values() for event in events])
+        made.start()
+        made.wait()
+        before = {name: row_of(made, name, "default") for name in stories}
+        words = [row["verdict"] for row in before.values()]
+        assert words == ["verified", "verified", "rejected", "mismatch", "verified"]
+        assert before["kept-talked"]["claims_differ"] != []
+        made.stop()
+        made.start(1, **RETAINED | {"AGENTRUN_RETENTION__HORIZON_DAYS": "10"})
+        soon(lambda: made.metric("runs_removed_total") == len(stories), what="the removal")
+        made.wait()
+        assert made.one("SELECT count() AS n FROM evidence FINAL")["n"] == 0
+        for name, old in before.items():
+            row = row_of(made, name, "default")
+            assert row["expired_at"] is not None
+            assert set(row["claims_differ"]) <= set(old["claims_differ"]), "of members that are kept"
+            assert ("outcome" in row["claims_differ"]) == ("outcome" in old["claims_differ"])
+            assert {c: row[c] for c in (*JUDGED, *KEPT)} == {c: old[c] for c in (*JUDGED, *KEPT)}, name
+        made.assert_exact("--deep")
+        register(2, TRUSTED, SECOND, status="revoked")
+        soon(lambda: row_of(made, "kept-later", "default")["verdict"] == "revoked", 60, what="the revocation")
+        assert row_of(made, "kept-good", "default")["verdict"] == "verified"
+        made.wait_judged()
+        made.assert_exact("--deep")
+
+
+def test_what_the_log_lost_of_an_expired_run_is_no_difference(agentrun_stack: Stack, tmp_path: Path) -> None:
+    """Runs are kept longer than the log: of one that expired then, the log holds the expiry alone."""
+    old = run_on(0, "lost")
+    with lane(agentrun_stack, tmp_path, "lost") as made:
+        events = [*story(old), *Honest(old).events()]
+        appended_long_ago(made, 20 * DAY_S, events)
+        made.start(1, **RETAINED | {"AGENTRUN_RETENTION__HORIZON_DAYS": "10"})
+        soon(lambda: made.metric("runs_removed_total") == 1, what="the removal")
+        made.wait()
+        made.stop()
+
+        async def trim(client: AIOKafkaAdminClient) -> None:
+            await client.delete_records({TopicPartition(made.topic, 0): RecordsToDelete(before_offset=len(events))})
+
+        asyncio.run(with_admin(made.stack.kafka, trim))
+        made.assert_exact("--deep")
+        replayed = made.agentrun("replay", "--into", "lost_replayed", "-o", "json")
+        found = orjson.loads(replayed.out)
+        assert (replayed.code, found["equal"], found["left_out"]) == (0, True, 1), replayed.out + replayed.err
 
 
 @pytest.mark.slow

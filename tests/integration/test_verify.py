@@ -128,7 +128,7 @@ def test_a_signed_run_is_verified_from_what_is_stored(held: Signed, run: str) ->
     assert (found["chain"], found["signature"], found["kid"]) == ("intact", "trusted", held.kid)
     assert found["stored"]["verdict"] == "verified"
     assert (found["registry_version"], found["registry"]) == (1, "in force in the store")
-    assert found["checked"] == {"evidence": 1, "steps": 3, "chained": 3}
+    assert found["checked"] == {"signed_records": 1, "steps": 3, "chained_steps": 3}
 
 
 def test_the_screen_says_what_was_checked_and_what_is_not_covered(held: Signed) -> None:
@@ -142,7 +142,7 @@ def test_the_screen_says_what_was_checked_and_what_is_not_covered(held: Signed) 
         "team/*",
         "active",
         "version 1, in force in the store",
-        "1 signed records, 3 chained of 3 steps",
+        "signed_records: 1, steps: 3, chained_steps: 3",
         "/judge",
         "workspace_id acme",
         "does not show that they are true",
@@ -190,16 +190,16 @@ ALTERED = [
     pytest.param("runs", "parents = []", CHILD, ("row_differs", "parents"), id="parents"),
     pytest.param("runs", "genesis = 'ab'", RUN, ("verdict_differs", "genesis"), id="genesis"),
     pytest.param(
-        "run_objects", "output_preview = 'nothing'", RUN, ("step_columns_differ", "step s1"), id="step's column"
+        "run_objects", "output_preview = 'nothing'", RUN, ("step_bytes_differ", "step s1"), id="step's column"
     ),
     pytest.param("run_objects", "success = false", WHOLE, ("step_columns_differ", "step s1"), id="step inside"),
-    pytest.param("run_objects", "metadata = '{}'", RUN, ("step_columns_differ", "step s1"), id="step's metadata"),
-    pytest.param("run_objects", "extra = NULL", RUN, ("step_columns_differ", "step s1"), id="step's unknown member"),
+    pytest.param("run_objects", "metadata = '{}'", RUN, ("step_bytes_differ", "step s1"), id="step's metadata"),
+    pytest.param("run_objects", "extra = NULL", RUN, ("step_bytes_differ", "step s1"), id="step's unknown member"),
+    pytest.param("run_objects", "started_at = 0", RUN, ("step_columns_differ", "step s1"), id="step's time"),
     pytest.param(
-        "run_objects", "doc = replace(doc, 'found', 'lost')", RUN, ("step_bytes_differ", "step s1"), id="bytes"
+        "run_objects", "chain = replace(chain, 'times', 'time')", RUN, ("step_bytes_missing", "step s1"), id="no times"
     ),
-    pytest.param("run_objects", "doc = NULL", RUN, ("step_bytes_missing", "step s1"), id="no bytes"),
-    pytest.param("run_objects", "chain = NULL", RUN, ("step_bytes_differ", "step s1"), id="no place"),
+    pytest.param("run_objects", "chain = NULL", RUN, ("step_bytes_missing", "step s1"), id="no place"),
 ]
 
 
@@ -269,6 +269,16 @@ def test_a_changed_parent_is_a_reason_to_look_again(held: Signed, tmp_path: Path
         held.lane.execute(f"ALTER TABLE runs UPDATE run_hash = 'ab' WHERE run_id = '{RUN}'")
         assert ("judged_otherwise", "verdict_lineage") in held.found(CHILD)
         assert held.verify(path)["lineage"] == "linked"
+
+
+def test_a_run_past_retention_says_that_its_evidence_is_gone(held: Signed) -> None:
+    with held.lane.kept("run_objects"):
+        held.lane.execute(
+            "INSERT INTO run_objects SELECT * REPLACE ('expired' AS kind, '' AS object_id) "
+            f"FROM (SELECT * FROM run_objects WHERE run_id = '{RUN}' AND kind = 'run')"
+        )
+        told = held.lane.agentrun("verify", RUN)
+        assert (told.code, "past retention" in told.err) == (1, True)
 
 
 def test_a_missing_run_says_what_to_do(held: Signed) -> None:

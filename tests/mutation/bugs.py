@@ -61,6 +61,28 @@ BUGS: Final = {
         "offset = known if bounds.committed is None else min(known, bounds.committed)",
         "offset = known if bounds.committed is None else max(known, bounds.committed)",
     ),
+    "the newest claim is shown": Bug(
+        "processors/project/shown.py",
+        "kid = min(trusted.values(), key=lambda claim: claim.at).facts.kid",
+        "kid = max(trusted.values(), key=lambda claim: claim.at).facts.kid",
+    ),
+    "the first revision stays": Bug(
+        "processors/project/shown.py",
+        "return max((key for key in trusted if trusted[key].facts.kid == kid)",
+        "return min((key for key in trusted if trusted[key].facts.kid == kid)",
+    ),
+    "a claim is judged when it came last": Bug(
+        "processors/project/shown.py",
+        "if signature_axis(claim.facts, Judgement(workspace, registry, claim.first_append_ms / 1000))",
+        "if signature_axis(claim.facts, Judgement(workspace, registry, claim.append_ms / 1000))",
+    ),
+    "a run that is open again leaves no tombstone": Bug("runtime/show.py", ' or row["reopened"] > 0  # one', "  # one"),
+    "the counter stays": Bug("runtime/show.py", "projection.count(counter + differs)", "projection.count(counter)"),
+    "the fingerprint of an expired run is made anew": Bug(
+        "processors/project/shown.py",
+        'hash_axis(shown.snap.doc) if state.expired is None else state.expired["hash"]',
+        "hash_axis(shown.snap.doc)",
+    ),
 }
 
 # What no twin plays: (the bug, the test on the real store that must notice).

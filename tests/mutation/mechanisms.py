@@ -4,6 +4,7 @@ Must not live here: bugs that are patched into the text of the product (bugs.py)
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,12 +14,24 @@ import pytest
 from agentrun_stream import limits, pipeline, topics
 from agentrun_stream.broker.memory import MemoryBroker
 from agentrun_stream.model import run
+from agentrun_stream.model.facts import claim_id
 from agentrun_stream.model.opinions import Opinions
 from agentrun_stream.model.run import RunState
-from agentrun_stream.processors.fold import snapshot, steps
-from agentrun_stream.processors.project import project
-from agentrun_stream.runtime import cache, checkpoint, folder, membership, resume, show, worker
+from agentrun_stream.processors.fold import provenance, snapshot, steps
+from agentrun_stream.processors.project import project, shown
+from agentrun_stream.runtime import (
+    cache,
+    checkpoint,
+    folder,
+    lineage,
+    membership,
+    resume,
+    show,
+    worker,
+)
 
+FOLD = sys.modules["agentrun_stream.processors.fold"]
+PROJECT = sys.modules["agentrun_stream.processors.project"]
 Patch = Callable[[pytest.MonkeyPatch], None]
 FACTS, OBJECTS, PROJECTIONS, PUBLISH, JOURNAL, COMMIT = pipeline.PHASES
 
@@ -127,6 +140,51 @@ def refused_unread(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(resume.Opener, "open", forgetful)
 
 
+def forked_revisions(patch: pytest.MonkeyPatch) -> None:
+    """The same revision of a key with another content is taken for a repeat."""
+    real = FOLD.keep_claim
+
+    def unseen(state: RunState, out: Any, event: Any, at: Any) -> None:
+        if claim_id(event.facts) not in state.claims:
+            real(state, out, event, at)
+
+    patch.setattr(FOLD, "keep_claim", unseen)
+
+
+def inherits(patch: pytest.MonkeyPatch) -> None:
+    """A claim is filled up with what the merged snapshot has besides."""
+    real = shown.shown_of
+
+    def filled(state: RunState, snap: Any, opinions: Opinions) -> Any:
+        found = real(state, snap, opinions)
+        return replace(found, snap=replace(found.snap, doc=snap.doc | found.snap.doc))
+
+    patch.setattr(PROJECT, "shown_of", filled)
+
+
+def no_tombstone(patch: pytest.MonkeyPatch) -> None:
+    """A run that changes between the topics stays on the one that it left."""
+    real = pipeline.announcements
+    patch.setattr(show, "announcements", lambda *a, **k: [t for t in real(*a, **k) if t[1].value is not None])
+
+
+def row_before_record(patch: pytest.MonkeyPatch) -> None:
+    """The row of a run that is only judged again is written with the others, before its record is."""
+    patch.setattr(show.Touched, "only_asked", property(lambda _self: False))
+
+
+def no_marks(patch: pytest.MonkeyPatch) -> None:
+    """Only the version of a step that stands counts for the chain."""
+    for room in (provenance, steps):
+        patch.setattr(room, "mark", lambda *_: None)
+
+
+def not_heard(patch: pytest.MonkeyPatch) -> None:
+    """A version of a step that comes too late leaves nothing behind."""
+    for room in (FOLD, steps):
+        patch.setattr(room, "hear", lambda *_: None)
+
+
 def late_repeats(patch: pytest.MonkeyPatch) -> None:
     """What a source told earlier replaces what it told later."""
     for room in (snapshot, steps):
@@ -156,4 +214,11 @@ MUTATIONS: dict[str, Patch] = {
     "dead letters are not waited for": letters_unawaited,
     "stale snapshots count": lambda p: p.setitem(run.SNAPSHOT_EFFECT, (True, False), "replace"),
     "refused is not consulted": refused_unread,
+    "a revision's other content is not seen": forked_revisions,
+    "marks are not sticky": no_marks,
+    "late versions of steps are not heard": not_heard,
+    "a claim inherits": inherits,
+    "no tombstones": no_tombstone,
+    "rows of the judged before their records": row_before_record,
+    "children are not put on": lambda p: p.setattr(lineage.Kinship, "_put", lambda _self, edges: len(list(edges))),
 }

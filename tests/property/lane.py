@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from agentrun_stream import topics
 from agentrun_stream.broker.memory import MemoryBroker, MemoryPublisher, MemoryRecord, MemorySource
 from agentrun_stream.codec.cloudevents import Route
+from agentrun_stream.model.opinions import NO_OPINIONS, ORPHAN_AFTER_MS, Opinions
 from agentrun_stream.ports import Outgoing, Part
 from agentrun_stream.runtime.assigned import Assigned
 from agentrun_stream.runtime.batch import Batch
@@ -66,9 +67,10 @@ class StillClock:
 class Lane:
     """A log of made-up events, and the store that they are folded into."""
 
-    def __init__(self, log: Sequence[Logged], chance: Random) -> None:
+    def __init__(self, log: Sequence[Logged], chance: Random, opinions: Opinions = NO_OPINIONS) -> None:
         self.store = CrashingStore()
         self.chance = chance
+        self.opinions = opinions
         self.log = log
         clock = StillClock()
         self.broker = MemoryBroker(clock.now_ms)
@@ -84,6 +86,21 @@ class Lane:
     def run(self, *, crashes: float = 0.3, evict: float = 0.3, most: int = 12) -> None:
         """Fold everything: batches of up to `most` records; the shares say how often a crash or an eviction comes."""
         asyncio.run(self._run(crashes, evict, most))
+
+    def judge(self, opinions: Opinions, *, orphan_after_ms: int = ORPHAN_AFTER_MS) -> None:
+        """Show every run again under these opinions, by what its parents show now."""
+        self.opinions = opinions
+        asyncio.run(self._judge(orphan_after_ms))
+
+    async def _judge(self, orphan_after_ms: int) -> None:
+        batch, assigned = Batch(1, StillClock().now_ms()), await self._assigned()
+        for _ in range(2):  # what a run says of its parents may change with the claim that they show
+            batch = Batch(batch.number + 1, batch.started_ms)
+            lookups = Lookups(self.store, StillClock(), _ask, self.opinions, orphan_after_ms)
+            folder = PartFolder(batch, assigned, lookups)
+            await folder.again([(row["workspace"], row["run_id"]) for row in self.store.rows("runs")])
+            await folder.finish()
+            await self._checkpointer.write(batch)
 
     async def _run(self, crashes: float, evict: float, most: int) -> None:
         assigned, number, end = await self._assigned(), 0, len(self.log)
@@ -107,7 +124,7 @@ class Lane:
 
     async def _batch(self, assigned: Assigned, number: int, end: int) -> None:
         batch = Batch(number, 1_800_000_000_000)
-        folder = PartFolder(batch, assigned, Lookups(self.store, StillClock(), _ask))
+        folder = PartFolder(batch, assigned, Lookups(self.store, StillClock(), _ask, self.opinions))
         cut = self.chance.randint(assigned.folded, end)
         pieces = [folder.take(self._records[assigned.folded : cut], cut), folder.take(self._records[cut:end], end)]
         for piece in pieces:

@@ -1,7 +1,7 @@
 """The slow, obvious reading of the wire contract, section 3: a list of events to runs, sums, settlements, accrued totals.
 
-Written from the page alone and knows nothing of the product's fold. Must not live here: speed, rows, anything imported
-from the package.
+Written from the page alone and knows nothing of the product's fold; what bytes prove says proofs.py. Must not live here:
+speed, rows, anything imported from the package.
 """
 
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from property.proofs import Said, Version, said, says_something, summary, version
+from property.sums import Amounts, usages
+
 TERMINAL = ("completed", "failed", "cancelled", "timeout")
-TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "total_tokens")
 MERGED = ("cost", "provenance", "metadata")
 HOUR_MS = 3_600_000
-CENT = Decimal("1e-12")  # money is kept with 12 decimals, rounded half-even
 
 Json = dict[str, Any]
-Amounts = dict[str, Decimal]
 
 
 class Logged(NamedTuple):
@@ -53,6 +53,25 @@ class Thing:
 
 
 @dataclass
+class Claim:
+    """A validly signed snapshot, as it came first. `fork`: its key gave its revision to another content as well."""
+
+    data: Json
+    said: Said
+    at: int
+    told: Told
+    fork: bool = False
+
+
+@dataclass
+class Mark:
+    """What stays of all versions of a step that ever came."""
+
+    summary: tuple[Any, ...]
+    told: Told
+
+
+@dataclass
 class Run:
     """One run. `settled` lists minutes in the order in which the run first settled in them."""
 
@@ -70,6 +89,11 @@ class Run:
     corrections: int = 0
     steps_refused: int = 0
     expired_at: int | None = None
+    claims: dict[str, Claim] = field(default_factory=dict)
+    versions: dict[str, list[Version]] = field(default_factory=dict)
+    stands: dict[str, Version] = field(default_factory=dict)
+    marks: dict[str, Mark] = field(default_factory=dict)
+    proof: Json | None = None  # the last snapshot, where it is signed or chained and nothing was said since
 
     @property
     def status(self) -> str | None:
@@ -77,7 +101,9 @@ class Run:
 
     @property
     def every_told(self) -> list[Told]:
-        found = [t.told for t in (*self.steps.values(), *self.evals.values())]
+        things: list[Thing | Claim | Mark] = [*self.steps.values(), *self.evals.values()]
+        things += [*self.claims.values(), *self.marks.values()]
+        found = [thing.told for thing in things]
         return [*found, self.told] if self.told else found
 
     @property
@@ -96,6 +122,7 @@ class Oracle:
         self.runs: dict[tuple[str, str], Run] = {}
         self.refused: dict[int, str] = {}
         self.accrued: dict[tuple[int, str, str, str, str], Amounts] = {}
+        self.evidence: dict[tuple[str, str, int], Json] = {}
         self._steps_max = steps_max
 
     def fold(self, events: Iterable[Logged]) -> "Oracle":
@@ -124,30 +151,50 @@ class Oracle:
     def _step(self, run: Run, event: Logged) -> None:
         if event.data["id"] not in run.steps and len(run.steps) >= self._steps_max:
             self._too_large(run, event)
-        elif put(run.steps, event.data["id"], event.data, event) and run.closed_by == "lease":
+        elif put_step(run, event.data["id"], event.data, event, "") and run.closed_by == "lease":
             assert run.told is not None
             reopen(run, event)
             run.told.offset, run.told.append_ms = event.offset, event.append_ms
 
     def _snapshot(self, run: Run, event: Logged) -> None:
-        """Rules 1, 2, 3, 6: an AgentRun or a patch."""
-        if run.seen and run.told is not None and is_late(event, run.told):
-            return
-        status = event.data.get("status")
-        if run.closed_by == "runtime" and status is not None and status not in TERMINAL:
-            return
+        """Rules 1 to 6: an AgentRun or a patch."""
+        proof = said(event.data) if event.kind == "run" and says_something(event.data) else None
+        signed = proof is not None and proof.signature == "holds"
         steps = {s.get("id") or f"#{i}": s for i, s in enumerate(event.data.get("steps") or [])}
-        if len(run.steps.keys() | steps.keys()) > self._steps_max:
+        applies = self._applies(run, event)
+        if (applies or signed) and len(run.steps.keys() | steps.keys()) > self._steps_max:
             self._too_large(run, event)
+            if proof is not None and not signed:
+                self._keep(event, proof)
             return
-        repeated = run.told is not None and same_stamp(event, run.told)
-        merge(run, event)
-        tell(run, event)
-        move(run, event, repeated=repeated)
+        if applies:
+            repeated = run.told is not None and same_stamp(event, run.told)
+            merge(run, event)
+            tell(run, event)
+            move(run, event, repeated=repeated)
+            run.proof = event.data if proof is not None else None
+        changed = applies
         for step_id, step in steps.items():
-            put(run.steps, step_id, step, event)
-        if event.data.get("eval") is not None:
+            by = proof.claim_id if proof is not None and signed else ""
+            if applies or (signed and step_id not in run.steps):
+                changed = put_step(run, step_id, step, event, by) or changed
+            elif step_id in run.steps:
+                changed = heard(run, step_id, version(step, by), event) or changed
+        if applies and event.data.get("eval") is not None:
             judge(run, event, event.data["eval"])
+        if proof is not None and ((signed and claim(run, event, proof)) or (not signed and changed)):
+            self._keep(event, proof)
+
+    def _applies(self, run: Run, event: Logged) -> bool:
+        """Rules 3 and 5."""
+        if run.seen and run.told is not None and is_late(event, run.told):
+            return False
+        status = event.data.get("status")
+        return not (run.closed_by == "runtime" and status is not None and status not in TERMINAL)
+
+    def _keep(self, event: Logged, proof: Said) -> None:
+        if proof.signature != "unsigned":
+            self.evidence[event.workspace, event.run_id, event.offset] = event.data
 
     def _too_large(self, run: Run, event: Logged) -> None:
         self.refused[event.offset] = "run_too_large"
@@ -198,6 +245,47 @@ def put(things: dict[Any, Thing], key: Any, data: Json, event: Logged) -> bool:
         return False
     first = old.told.first_ms if old else event.append_ms
     things[key] = Thing(data, Told(event.offset, event.source, event_time(event), first, event.append_ms))
+    return True
+
+
+def put_step(run: Run, step_id: str, data: Json, event: Logged, by: str) -> bool:
+    """Rule 1, and what the chain remembers: every version that came counts, also one that is too late to be shown."""
+    new = version(data, by)
+    if put(run.steps, step_id, data, event):
+        run.versions.setdefault(step_id, []).append(new)
+        run.stands[step_id] = new._replace(by=summary(run.versions[step_id])[-1])
+        note(run, step_id, event)
+        return True
+    heard(run, step_id, new, event)
+    return False
+
+
+def heard(run: Run, step_id: str, new: Version, event: Logged) -> bool:
+    """A version that is not shown; whether it left a mark."""
+    run.versions[step_id].append(new)
+    return note(run, step_id, event)
+
+
+def note(run: Run, step_id: str, event: Logged) -> bool:
+    """All that ever came of a step is marked where the version that is shown does not say it by itself."""
+    known, old = summary(run.versions[step_id]), run.marks.get(step_id)
+    if known == (old.summary if old else summary([run.stands[step_id]])):
+        return False
+    first = old.told.first_ms if old else event.append_ms
+    run.marks[step_id] = Mark(known, Told(event.offset, event.source, event_time(event), first, event.append_ms))
+    return True
+
+
+def claim(run: Run, event: Logged, proof: Said) -> bool:
+    """Rule 4: kept whole, once; whether it is news."""
+    old = run.claims.get(proof.claim_id)
+    if old is None:
+        told = Told(event.offset, event.source, event_time(event), event.append_ms, event.append_ms)
+        run.claims[proof.claim_id] = Claim(event.data, proof, event.offset, told)
+        return True
+    if old.said.digest == proof.digest or old.fork:
+        return False
+    old.fork, old.told.offset, old.told.append_ms = True, event.offset, event.append_ms
     return True
 
 
@@ -288,48 +376,3 @@ def expire(run: Run, event: Logged) -> None:
     horizon_ms = event.data["horizon"] * 1000
     if run.closed_by and horizon_ms >= 24 * HOUR_MS and event.append_ms - run.last_ms > horizon_ms:
         run.expired_at = event.offset
-
-
-# ---- what a run adds up to
-
-
-def usages(run: Run) -> dict[str, Amounts]:
-    """Every amount that the run states, by the object that states it: steps by id, the snapshot as `run`."""
-    found = {f"step {key}": step_amounts(step.data) for key, step in run.steps.items()}
-    cost = run.members.get("cost") or {}
-    stated = {name: Decimal(int(cost[name])) for name in TOKENS if cost.get(name) is not None}
-    if cost.get("cost_usd") is not None:
-        stated["cost_reported"] = Decimal(str(cost["cost_usd"])).quantize(CENT)
-    found["run"] = stated
-    return found
-
-
-def step_amounts(data: Json) -> Amounts:
-    usage = (data.get("metadata") or {}).get("usage")
-    found = {}
-    for name in TOKENS[:4]:
-        count = usage.get(name) if isinstance(usage, dict) else None
-        if type(count) is int and 0 <= count <= 10**12:
-            found[name] = Decimal(count)
-    if data.get("tokens_used") is not None:
-        found["total_tokens"] = Decimal(int(data["tokens_used"]))
-    return found
-
-
-def step_sums(run: Run) -> Amounts:
-    totals: Amounts = {}
-    for step in run.steps.values():
-        for name, count in step_amounts(step.data).items():
-            totals[name] = totals.get(name, Decimal(0)) + count
-    return totals
-
-
-def settlements(run: Run) -> dict[int, Amounts]:
-    """What a run shows under each minute that it ever settled in; nothing where it no longer is."""
-    stated = usages(run)["run"]
-    tokens = {n: a for n, a in stated.items() if n in TOKENS} or step_sums(run)
-    amounts = {"runs": Decimal(1), **tokens}
-    if "cost_reported" in stated:
-        amounts["cost_reported"] = stated["cost_reported"]
-    here = int(run.closed_at) // 60 * 60 if run.closed_by else None
-    return {minute: amounts if minute == here else {} for minute in run.settled}

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from agentrun_stream.ports import Outgoing
+from property import tales
 from property.oracle import TERMINAL, Json, Logged
 
 START_MS = 1_767_268_800_000
@@ -30,14 +31,22 @@ def text(ms: float) -> str:
 
 
 class Storyteller:
-    """Makes events one after the other; `sources` and `patches_first` narrow what it may tell."""
+    """Makes events one after the other; `sources` narrows who tells them. Most logs hold signed runs among the others."""
 
-    def __init__(self, rng: Random, sources: tuple[str, ...] = SOURCES, *, workspaces: int = 2) -> None:
+    def __init__(
+        self, rng: Random, sources: tuple[str, ...] = SOURCES, *, workspaces: int = 2, signs: float = 0.6
+    ) -> None:
         self.rng = rng
         self.now_ms = START_MS + rng.randrange(MINUTE_MS)
         self.sources = sources
         self.workspaces = ("default", "team-2")[:workspaces]
         self.runs = RUN_IDS[: rng.randint(1, 3)]
+        self.signs = rng.random() < signs
+        if self.signs:
+            self.runs = (*self.runs, *tales.RUN_IDS[1:])
+        self.shapes = {run_id: rng.randrange(len(tales.SHAPES)) for run_id in tales.RUN_IDS}
+        self.long = rng.random() < 0.15  # days pass, and runs past retention
+        self.share = rng.choice((0.3, 0.6, 0.95))  # of what is told of these runs, by those who sign
 
     def log(self, length: int, first_offset: int = 0) -> list[Logged]:
         """That many events; some are told twice."""
@@ -52,12 +61,14 @@ class Storyteller:
 
     def pass_time(self) -> None:
         """Append times only grow; now and then a day passes."""
-        self.now_ms += 26 * HOUR_MS if self.rng.random() < 0.02 else self.rng.choice(GAPS_MS)
+        self.now_ms += 26 * HOUR_MS if self.rng.random() < (0.2 if self.long else 0.02) else self.rng.choice(GAPS_MS)
 
     def event(self) -> Logged:
         rng = self.rng
+        if self.signs and rng.random() < self.share:
+            return self._signed(rng.choice(tales.RUN_IDS))
         kind = rng.choices(
-            ("run", "step", "patch", "eval", "lease", "expire"), weights=(25, 45, 10, 6, 12, 2 if self.now_ms else 0)
+            ("run", "step", "patch", "eval", "lease", "expire"), weights=(25, 45, 10, 6, 12, 15 if self.long else 2)
         )[0]
         run_id = rng.choice(self.runs)
         data: Json = getattr(self, f"_{kind}")()
@@ -66,6 +77,39 @@ class Storyteller:
         workspace = self.workspaces[0] if rng.random() < 0.85 else self.workspaces[-1]
         source = "/sweeper" if kind in ("lease", "expire") else rng.choice(self.sources)
         return Logged(0, self.now_ms, workspace, kind, run_id, source, self._time(data), data)
+
+    def _signed(self, run_id: str) -> Logged:
+        """A piece of a signed run, by somebody who has a key or says so: mostly as it was made."""
+        rng = self.rng
+        name = rng.choices(tuple(tales.KEYS), weights=(50, 10, 12, 12, 6, 10))[0]
+        tale = tales.tale(run_id, name, self.shapes[run_id])
+        if tale.steps and rng.random() < 0.6:
+            kind, data = "step", self._bent_step(rng.choice(tale.steps))
+        else:
+            kind, data = "run", self._bent_end(rng.choice((0, 0, 0, 1, 1, 2)), tale)
+        workspace = self.workspaces[0] if rng.random() < 0.93 else self.workspaces[-1]
+        return Logged(0, self.now_ms, workspace, kind, run_id, rng.choice(self.sources), self._time(data), data)
+
+    def _bent_step(self, step: Json) -> Json:
+        chance = self.rng.random()
+        if chance < 0.04:
+            return step | {"output_preview": "altered"}
+        return step if chance > 0.08 else {**step, "metadata": {}}
+
+    def _bent_end(self, at: int, tale: "tales.Tale") -> Json:
+        """As it was signed; or with a covered member altered, nulls for nothing, another suite, another revision, unsigned."""
+        end, chance = tale.ends[at], self.rng.random()
+        provenance, arsig = end["provenance"], end["metadata"]["arsig"]
+        bent: tuple[Json, ...] = (
+            {"model": "m2"},
+            {"provenance": provenance | {"signature": "arsig2." + "A" * 86}},
+            {"metadata": {"arsig": arsig | {"rev": 0}}},
+            {"metadata": {"arsig": arsig | {"rev": 9}}},
+            {"provenance": provenance | {"signature": None}},
+            {"task_id": None, "workspace_id": None},
+            {"status": "running"},
+        )
+        return end | (self.rng.choice(bent) if chance < 0.2 else {})
 
     def _time(self, data: Json) -> str | None:
         """Mostly the object's own time, as the testing builders do; else a near one, or none."""
@@ -116,6 +160,7 @@ class Storyteller:
             metadata=lambda: {rng.choice(("k1", "k2")): rng.choice((None, 1, "v"))},
             unknown=lambda: rng.choice((1, {"deep": [1.5]}, "ü")),
             eval=self._eval,
+            **({"parent_run_id": lambda: rng.choice(self.runs)} if self.signs and rng.random() < 0.3 else {}),
         )
 
     def _patch(self) -> Json:

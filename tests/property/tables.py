@@ -9,9 +9,13 @@ from typing import Any, Protocol
 
 import orjson
 
+from agentrun_stream import limits
 from agentrun_stream.ports import Part
 from agentrun_stream.store.memory import Row
-from property.oracle import TOKENS, Amounts, Json, Oracle, Run, Told, seconds, settlements, step_sums, usages
+from property import proofs, verdicts
+from property.oracle import Json, Oracle, Run, Told, seconds
+from property.sums import TOKENS, Amounts, settlements, stated_by, step_sums
+from property.verdicts import Opinion, RunKey
 
 Shape = dict[str, dict[Any, Any]]
 _STEP_COLUMNS = (
@@ -22,11 +26,19 @@ _TOLD = ("_offset", "_source", "_event_time", "_first_appended_at", "_appended_a
 _COUNTS = ("steps", "tool_calls", "failed_tool_calls", "failed_steps", *(f"step_{name}" for name in TOKENS[:4]))
 _RUN_MEMBERS = ("agent_id", "model", "provider", "outcome", "duration_ms")
 
+_MORE_MEMBERS = ("error", "parent_run_id")
+
 _SHOWN = (
     *("status", "evals", "evals_passed", "steps_refused", "closed_by", "reopened", "corrections", "revision", "tags"),
     *("first_event_at", "last_event_at", "started_at", "ended_at"),
     *(*_RUN_MEMBERS, *TOKENS, *_COUNTS),
+    *(*_MORE_MEMBERS, "run_hash", "lineage"),
 )
+_VERDICT = (
+    *("verdict", "verdict_hash", "verdict_chain", "verdict_signature", "verdict_lineage", "verdict_log"),
+    *("kid", "signed_rev", "claims", "claims_differ", "genesis", "run_digest", "flag", "judged_at"),
+)
+_NOT_SAID = Opinion()
 
 
 class Rows(Protocol):
@@ -35,13 +47,14 @@ class Rows(Protocol):
     def rows(self, table: str) -> list[Row]: ...
 
 
-def differences(store: Rows, *oracles: Oracle, parts: Sequence[Part] = ()) -> list[str]:
+def differences(store: Rows, *oracles: Oracle, parts: Sequence[Part] = (), opinion: Opinion = _NOT_SAID) -> list[str]:
     """What the tables hold and what they should hold, line by line where they differ. One oracle for each partition."""
     numbers = [part.partition for part in parts] or range(len(oracles))
-    got, wanted = of_store(store), of_oracle(oracles[0], numbers[0])
+    got, wanted = of_store(store), of_oracle(oracles[0], numbers[0], opinion)
     for partition, oracle in zip(numbers[1:], oracles[1:], strict=True):
-        for table, rows in of_oracle(oracle, partition).items():
+        for table, rows in of_oracle(oracle, partition, opinion).items():
             wanted[table] |= rows
+    wanted["verdicts"] = _verdicts(oracles, opinion)
     return [
         f"{table} {key!r}:\n  is     {got[table].get(key)}\n  should {wanted[table].get(key)}"
         for table in wanted
@@ -62,7 +75,19 @@ def of_store(store: Rows) -> Shape:
         },
         "accrued": _accrued(store),
         "refused": {(row["partition"], row["offset"]): row["reason"] for row in store.rows("refused")},
+        "verdicts": {(row["workspace"], row["run_id"]): _verdict_row(row) for row in store.rows("runs")},
+        "evidence": {(r["workspace"], r["run_id"], r["offset"]): _signed(r["raw"]) for r in store.rows("evidence")},
     }
+
+
+def _verdict_row(row: Row) -> Json:
+    found = {name: row.get(name) for name in _VERDICT}
+    return found | ({"claims_differ": "forgotten"} if row.get("expired_at") is not None else {})
+
+
+def _signed(raw: str) -> Json:
+    value: Json = orjson.loads(raw)
+    return value["data"] if "specversion" in value else value
 
 
 def _objects(rows: list[Row]) -> dict[Any, Any]:
@@ -86,6 +111,12 @@ def _object(row: Row) -> Any:
     if row["kind"] == "step":
         members = {name: row[name] for name in _STEP_COLUMNS if row[name] is not None}
         return _without_null(members | _json(row["extra"]) | {"metadata": _json(row["metadata"])}), told
+    if row["kind"] == "mark":
+        seen = _json(row["doc"])
+        return tuple(seen[name] for name in ("digest", "conflict", "bare", "origin")), told
+    if row["kind"] == "claim":
+        extra = _json(row["extra"])
+        return row["doc"] and _json(row["doc"]), extra["at"], extra["fork"], told
     return _json(row["doc"]), _json(row["extra"]).get("settled"), told
 
 
@@ -136,18 +167,27 @@ def _without_zeros(found: dict[Any, Amounts]) -> dict[Any, Amounts]:
 # ---- the oracle
 
 
-def of_oracle(oracle: Oracle, partition: int = 0) -> Shape:
+def of_oracle(oracle: Oracle, partition: int = 0, opinion: Opinion = _NOT_SAID) -> Shape:
     shape: Shape = {"objects": {}, "runs": {}, "settlements": {}}
     shape["refused"] = {(partition, offset): reason for offset, reason in oracle.refused.items()}
     for (workspace, run_id), run in oracle.runs.items():
         for kind, key, found in _objects_of(run):
             shape["objects"][workspace, run_id, kind, key] = found
+        members = verdicts.shown(run, workspace, opinion).members
         if run.told is not None or run.evals:
-            shape["runs"][workspace, run_id] = _shown(run)
-        for minute, amounts in settlements(run).items():
+            shape["runs"][workspace, run_id] = _shown(run, members)
+        for minute, amounts in settlements(run, members).items():
             shape["settlements"][workspace, run_id, minute] = amounts
     shape["accrued"] = _without_zeros(oracle.accrued)
+    shape["evidence"] = dict(oracle.evidence)
     return shape
+
+
+def _verdicts(oracles: Sequence[Oracle], opinion: Opinion) -> dict[Any, Any]:
+    """Of all partitions at once: parents are anywhere."""
+    runs = {k: run for oracle in oracles for k, run in oracle.runs.items() if run.told is not None or run.evals}
+    rows: dict[RunKey, proofs.Row] = {k: verdicts.row_of(run, k[0], opinion) for k, run in runs.items()}
+    return {key: verdicts.verdict(key, run, rows, opinion) for key, run in runs.items()}
 
 
 def _objects_of(run: Run) -> list[tuple[str, Any, Any]]:
@@ -162,6 +202,10 @@ def _objects_of(run: Run) -> list[tuple[str, Any, Any]]:
         found.append(("step", step_id, (_without_null(members), _place(step.told))))
     for key, judged in run.evals.items():
         found.append(("eval", key, (judged.data, None, _place(judged.told))))
+    for number, (claim_id, claim) in enumerate(run.claims.items()):
+        whole = claim.data if number < limits.CLAIMS_WHOLE_MAX else None
+        found.append(("claim", claim_id, (whole, claim.at, claim.fork, _place(claim.told))))
+    found += [("mark", step_id, (mark.summary, _place(mark.told))) for step_id, mark in run.marks.items()]
     if run.told is not None:
         found.append(("run", "", (run.members, run.settled, _place(run.told))))
     return found
@@ -171,16 +215,21 @@ def _place(told: Told) -> tuple[Any, ...]:
     return told.offset, told.source, told.time, told.first_ms / 1000, told.append_ms / 1000
 
 
-def _shown(run: Run) -> Json:
-    get = run.members.get
-    told = [thing.told for thing in run.evals.values()] + ([run.told] if run.told else [])
+def _shown(run: Run, members: Json) -> Json:
+    """`members` are those of the claim that is shown, or the merged ones."""
+    get = members.get
+    told = [e.told for e in run.evals.values()] + [c.told for c in run.claims.values()]
+    told += [run.told] if run.told else []
     told = run.every_told if run.closed_by else told
     last_offset = max([t.offset for t in told] + ([run.expired_at] if run.expired_at is not None else []))
-    stated = usages(run)["run"]
+    stated, provenance = stated_by(members), get("provenance") or {}
     judged = max(run.evals.values(), key=lambda e: e.told.offset, default=None)
     return {
-        "status": run.status,
+        "status": run.status if members is run.members else get("status"),
         **{name: get(name) for name in _RUN_MEMBERS},
+        **{name: None if run.expired_at is not None and name == "error" else get(name) for name in _MORE_MEMBERS},
+        "run_hash": provenance.get("run_hash"),
+        "lineage": provenance.get("lineage") or [],
         **{name: stated.get(name) for name in TOKENS},
         "cost_reported": stated.get("cost_reported"),
         **_counted(run),

@@ -27,7 +27,8 @@ LINKS = st.one_of(
 def records(draw: st.DrawFn) -> bytes:
     """A step with something for a chain in its metadata, written as producers and as attackers do."""
     step: dict[str, Any] = {"id": "s", "type": "message", "started_at": "2026-01-01T12:00:00Z"}
-    step |= {"metadata": {**draw(OPEN), "arsig": draw(LINKS)}, "output_preview": draw(st.text(max_size=6) | st.none())}
+    step["metadata"] = {**draw(OPEN), "arsig": draw(LINKS)}
+    step["output_preview"] = draw(st.text(max_size=6) | st.none())
     if draw(st.booleans()):
         step["tokens_used"] = draw(st.integers(0, 9))
     data = orjson.dumps(step, option=SORTED if draw(st.integers(0, 3)) else 0, default=str)
@@ -36,8 +37,10 @@ def records(draw: st.DrawFn) -> bytes:
         b'"time":"2026-01-01T12:00:00Z","data":'
     )
     raw = bytearray(head + data + b"}")
-    trick = draw(st.integers(0, 9))
-    if trick == 0:
+    trick = draw(st.integers(0, 10))
+    if trick == 10:
+        raw = raw.replace(b'"id":"e","source"', b'"id":"datacontenttype","source":"/b","source"', 1)
+    elif trick == 0:
         raw = raw.replace(b'"id":"e"', b'"id":"e","id":"f"', 1)
     elif trick == 1:
         raw = raw.replace(b'"type":"message"', b'"type":"error","type":"message"', 1)
@@ -59,6 +62,7 @@ PLAIN = (
 @settings(max_examples=1_500, deadline=None)
 @given(records())
 @example(PLAIN)
+@example(PLAIN.replace(b'"id":"e","source"', b'"id":"datacontenttype","source":"/b","source"'))
 def test_the_fast_way_agrees_or_stands_back(raw: bytes) -> None:
     step = plain_step(raw, b"r", LATEST_S)
     if step is None or step.metadata is None or "arsig" not in step.metadata:

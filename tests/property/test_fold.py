@@ -1,6 +1,6 @@
 """Whatever the log, the cuts, the crashes and the evictions: the tables are what the slow oracle says."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -9,18 +9,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrun_stream import limits
+from agentrun_stream.codec.jwks import registry_of
+from agentrun_stream.model.opinions import Opinions
+from agentrun_stream.model.trust import NOBODY
+from property import tales
 from property.lane import Lane
-from property.oracle import Logged, Oracle, Run, settlements
+from property.oracle import Logged, Oracle, Run
 from property.stories import MINUTE_MS, START_MS, Storyteller, text
+from property.sums import settlements
 from property.tables import differences
+from property.verdicts import Opinion
 
 SEEDS = st.integers(0, 2**32)
 
 
+def registries(version: int) -> dict[str, dict[str, Any]]:
+    """One of the registries for the tenant of the signed runs and for another; none at first."""
+    found = tales.registry(version, text(START_MS + 5 * 60 * MINUTE_MS))
+    return {"default": found, "team-2": found} if version else {}
+
+
+def opinions(known: Mapping[str, Any]) -> Opinions:
+    """As a worker holds them."""
+    parsed = {workspace: registry_of(jwks) for workspace, jwks in known.items()}
+    return Opinions(lambda workspace: parsed.get(workspace, NOBODY))
+
+
 def check(log: Sequence[Logged], chance: Random, steps_max: int = limits.STEPS_PER_RUN_MAX) -> Lane:
-    lane = Lane(log, chance)
+    early, late = (registries(chance.randint(0, 3)) for _ in range(2))
+    waited, orphan_after_ms = chance.choice((("pending", 1 << 60), ("orphaned", 1)))
+    lane = Lane(log, chance, opinions(early))
     lane.run()
-    found = differences(lane.store, Oracle(steps_max).fold(log))
+    lane.store.left = None
+    lane.judge(opinions(late), orphan_after_ms=orphan_after_ms)
+    found = differences(lane.store, Oracle(steps_max).fold(log), opinion=Opinion(late, waited))
     assert not found, "\n".join([*found, *(f"{e.offset} {e}" for e in log)])
     return lane
 
@@ -74,7 +96,7 @@ def test_a_log_told_twice_gives_the_same_runs(seed: int, length: int, part: tupl
 
 def one_source(chance: Random, length: int) -> list[Logged]:
     """One runtime's log: each event later than the one before, a snapshot first, and no lease."""
-    story = Storyteller(chance, ("/only",), workspaces=1)
+    story = Storyteller(chance, ("/only",), workspaces=1, signs=0.0)
     told = [e for e in story.log(length * 2) if e.kind not in ("lease", "expire")]
     seen: set[str] = set()
     kept = []

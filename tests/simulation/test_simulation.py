@@ -58,12 +58,14 @@ def test_only_the_two_ports_are_twins() -> None:
     finally:
         sys.setprofile(None)
     inside = {str(Path(name).relative_to(SOURCE)) for name in played if Path(name).is_relative_to(SOURCE)}
-    loop = ("worker", "membership", "resume", "batch", "cache", "checkpoint", "retry", "report")
+    loop = {"worker", "membership", "resume", "batch", "cache", "checkpoint", "retry", "report"}
+    loop |= {"gather", "folder", "show", "sweep", "trust", "rejudge", "lineage"}
     assert {f"runtime/{name}.py" for name in loop} <= inside
     ports = {name for name in inside if name.startswith(("broker/", "store/"))}
     # Besides the twins only pure text: how rows are encoded, and which partition a key has.
-    pure = {"broker/kafka.py", "store/rows.py", "store/reader.py", "store/sweeps.py"}
-    assert ports == {"broker/memory.py", "store/memory.py", "store/memory_sweeps.py"} | pure
+    pure = {"broker/kafka.py", *(f"store/{name}.py" for name in ("rows", "reader", "sweeps", "trust", "lineage"))}
+    twins = {f"store/memory{name}.py" for name in ("", "_sweeps", "_trust", "_lineage")}
+    assert ports == {"broker/memory.py"} | twins | pure
 
 
 def test_a_seed_plays_the_same_twice() -> None:

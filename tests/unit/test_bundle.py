@@ -28,7 +28,7 @@ from agentrun_stream.runtime.recheck import recheck
 from agentrun_stream.runtime.recheck.bundle import write_bundle
 from agentrun_stream.sdk.signing import RunSigner, SignedUnder, SigningKey
 from agentrun_stream.store.evidence import STEP_COLUMNS
-from agentrun_stream.store.rows import OBJECT_COLUMNS
+from agentrun_stream.store.rows import OBJECT_COLUMNS, stored_body
 from agentrun_stream.testing.events import cloud_event, eval_event
 from agentrun_stream.testing.folding import fold_batch
 from shared_vectors import VECTORS, needed
@@ -121,9 +121,10 @@ def claim(row: dict[str, Any]) -> StoredClaim:
 
 
 def step(row: dict[str, Any]) -> StoredStep:
-    return StoredStep(
-        row["object_id"], row["doc"], orjson.loads(row["chain"]), {name: row[name] for name in STEP_COLUMNS}
-    )
+    place = orjson.loads(row["chain"])
+    del place["times"]
+    columns = {name: row[name] for name in STEP_COLUMNS}
+    return StoredStep(row["object_id"], stored_body(row).decode(), place, columns)
 
 
 def made(records: list[bytes], keys: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -280,6 +281,13 @@ def test_broken_parts_are_no_defect(tmp_path: Path) -> None:
 )
 def test_flags_that_say_nothing_of_a_bundle_are_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
     assert verify(tmp_path, made(events()), *words).exit_code == 2
+
+
+def test_without_a_store_only_files_are_found(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["verify", "run-42", "--data", str(tmp_path)])
+    assert done.exit_code == 4
+    for words in ("is no file", "agentrun up"):
+        assert words in done.stderr
 
 
 @needed

@@ -31,6 +31,7 @@ MEANS: Final = {
     "accruals": "accruals are the differences along the log",
     "windows": "windows are the sums of their rows",
     "published": "the compacted topic's last record of each run is the run",
+    "signatures": "the bytes of every signed event are kept as they arrived",
 }
 
 

@@ -40,7 +40,10 @@ def show(data: DataOption = None, output: OutputOption = Output.TABLE) -> None:
 
 @app.command(epilog="Example: agentrun config apply")
 def apply(data: DataOption = None) -> None:
-    """Put this machine's workspace mapping, tenancy and topic epoch in force for every worker of the store."""
+    """Put this machine's workspace mapping, tenancy, topic epoch and policy in force for every worker of the store.
+
+    Stop all workers first. Those that start with it show stored runs again whose flag is another under the policy.
+    """
     settings, address = store_for(data)
     ordinal = stored_settings.store(connect(address), shared_settings(settings))
     write(f"Settings number {ordinal} are in force. Workers that were started with others will not start again.")

@@ -15,7 +15,7 @@ import orjson
 from agentrun_stream.cli.common import client_for, printable, read_input
 from agentrun_stream.cli.output import as_json, table, write
 from agentrun_stream.codec.jwks import public_content
-from agentrun_stream.errors import UsageError
+from agentrun_stream.errors import AgentrunError, UsageError
 from agentrun_stream.model.dossier import Dossier, Finding, Keys
 from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.trust import Key, Registry
@@ -55,7 +55,12 @@ class Looked:
 
 def look_at_run(run: str, workspace: str | None, data: Path | None, registry: Path | None) -> Looked:
     """A run of the store, against the registry in force there, or one from a file."""
-    client = client_for(data)
+    try:
+        client = client_for(data)
+    except AgentrunError as error:
+        raise type(error)(
+            f"{printable(run)!r} is no file, and no stored run without a store: {error.message}", error.next_step
+        ) from None
     names = [workspace] if workspace is not None else workspaces_of(client, run)
     if len(names) > 1:
         known = ", ".join(map(clean, names))
@@ -194,7 +199,7 @@ def _facts(looked: Looked) -> dict[str, Any]:
     key, row = looked.registry.keys.get(verdict.kid or ""), dossier.row
     counts = _counts(dossier)
     return {
-        "checked": f"{counts['evidence']} signed records, {counts['chained']} chained of {counts['steps']} steps",
+        "checked": ", ".join(f"{name}: {count}" for name, count in counts.items()),
         "missing steps": _ranges(found.missing) or None,
         "others said": ", ".join(found.others) or None,
         "run_digest": verdict.run_digest,
@@ -213,7 +218,7 @@ def _facts(looked: Looked) -> dict[str, Any]:
 
 def _counts(dossier: Dossier) -> dict[str, int]:
     chained = sum(step.doc is not None for step in dossier.steps)
-    return {"evidence": len(dossier.evidence), "steps": len(dossier.steps), "chained": chained}
+    return {"signed_records": len(dossier.evidence), "steps": len(dossier.steps), "chained_steps": chained}
 
 
 def _agent(dossier: Dossier) -> str:

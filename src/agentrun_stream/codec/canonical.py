@@ -43,6 +43,14 @@ def run_hash(run: Mapping[str, Any]) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
+def hash_axis(run: Mapping[str, Any]) -> str:
+    """Return whether the fingerprint that a run states is that of its members: match, mismatch or absent."""
+    stated = (run.get("provenance") or {}).get("run_hash")
+    if stated is None:
+        return "absent"
+    return "match" if stated == run_hash(run) else "mismatch"
+
+
 def utf16_order(text: str) -> bytes:
     """Return the sort key of JavaScript: UTF-16 code units. It differs from Python's beyond U+FFFF only."""
     return text.encode("utf-16-be")

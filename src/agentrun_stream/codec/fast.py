@@ -168,13 +168,14 @@ def plain_step(value: bytes | None, key: bytes | None, latest_s: float) -> Plain
             metadata = None
         else:
             metadata = _loads(raw := bytes(metadata))
-            # Written again it is the same: no number lost a digit, no name came twice.
-            if _dumps(metadata) != raw:
+            # Written again it is the same: no number lost a digit, no name came twice. Most signers send it sorted already.
+            ordered = _dumps(metadata, option=_SORTED)
+            if ordered != raw and _dumps(metadata) != raw:
                 return None
             if metadata is not None:
                 if type(metadata) is not dict:
                     return None
-                metadata_json = _dumps(metadata, option=_SORTED).decode()
+                metadata_json = ordered.decode()
                 # The only member that nests: few brackets show that it is not deep.
                 if metadata_json.count("{") + metadata_json.count("[") >= limits.OBJECT_DEPTH_MAX:
                     return None

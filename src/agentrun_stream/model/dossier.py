@@ -23,7 +23,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class StoredStep:
-    """A step as it stands: its canonical bytes, what its row says of its place in the chain, and the columns people read."""
+    """A step as it stands: the canonical bytes that its row gives, its place in the chain by that row, and its columns."""
 
     id: str
     doc: str | None

@@ -41,7 +41,7 @@ def _streamed_links(state: RunState, claim: str | None) -> tuple[list[Link], Mar
     streamed = unchained = conflict = False
     for step_id, step in state.steps.items():
         mark = state.marks.get(step_id)
-        seen = step.seen if mark is None else step.seen.and_(mark.seen)
+        seen = step.seen if mark is None else mark.seen
         conflict = conflict or seen.conflict
         unchained = unchained or (seen.bare is not None and seen.bare != claim)
         if seen.origin != claim:

@@ -37,12 +37,16 @@ class PartBatch:
 
 @dataclass(slots=True)
 class Batch:
-    """One batch of one or more partitions, folded and encoded, ready for its checkpoint."""
+    """One batch of one or more partitions, folded and encoded, ready for its checkpoint.
+
+    `judged` are the rows of runs that are only shown again: they say that it was done, so they are written once it is told.
+    """
 
     number: int
     started_ms: int
     parts: dict[Part, PartBatch] = field(default_factory=dict)
     rows: dict[str, list[bytes]] = field(default_factory=dict)
+    judged: dict[str, list[bytes]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
@@ -63,9 +67,9 @@ class Batch:
         """Count the outcome of an event, or of several."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + times
 
-    def put(self, table: str, row: bytes) -> None:
+    def put(self, table: str, row: bytes, *, judged: bool = False) -> None:
         """Add one encoded row."""
-        self.rows.setdefault(table, []).append(json_codec.fitted(row))
+        (self.judged if judged else self.rows).setdefault(table, []).append(json_codec.fitted(row))
         self.counts[table] = self.counts.get(table, 0) + 1
 
     def put_all(self, table: str, encoded: list[bytes]) -> None:

@@ -77,6 +77,8 @@ class Checkpointer:
             work.append(self._dead_letters(batch, dead))
         work.extend(self._misplaced(batch, p) for p in parts if p.misplaced)
         await together(work)
+        # Whoever asks for these again finds them by their rows: a row before its record would hide that none was sent.
+        await together(self._insert(batch, table, encoded) for table, encoded in batch.judged.items())
 
     async def _runs(self, batch: Batch, part: PartBatch) -> None:
         """One transaction, tried once: after a failure the partition is opened, and so fenced, anew."""

@@ -157,15 +157,14 @@ class PartFolder:
                 else None
             )
             if step is not None and (state := runs.get((mapped or step[1] or DEFAULT_WORKSPACE, step[0]))) is not None:
-                pos, link, body = epoch | record.offset, None, None
+                pos, link = epoch | record.offset, None
                 if (metadata := step[6]) is not None and "arsig" in metadata:
                     value = record.value or b""
                     chained = chained_plainly(value, step) or read_step(value)
                     if chained is None:
                         step = None  # the general way knows how to refuse it
                     else:
-                        link, whole = chained
-                        body = None if whole is None else whole.decode()
+                        link = chained[0]
                 if (
                     step is not None
                     and pos > state.pos
@@ -176,7 +175,7 @@ class PartFolder:
                         state.mark = number
                         seen.append(state)
                     fact, accrual = new
-                    objects.append(step_row(state, step[4], (step[5], step[7], None, body), fact, origin))
+                    objects.append(step_row(state, step[4], (step[5], step[7], None), fact, origin))
                     if accrual is not None:
                         accruals.append(accrual_row(state, accrual, (record.offset, append_ms, version), origin))
                     continue

@@ -46,6 +46,11 @@ class Touched:
         """The run."""
         return self.state.workspace, self.state.run_id
 
+    @property
+    def only_asked(self) -> bool:
+        """Whether nothing on the log makes its next owner show it again, should this one die."""
+        return self.asked and not self.told and not self.changed
+
     def object_rows(self, origin: rows.Origin) -> Iterator[bytes]:
         """The rows of its objects other than steps. What expired in this same batch has none besides its sums."""
         state = self.state
@@ -116,11 +121,12 @@ def _put(batch: Batch, part: PartBatch, one: Touched, projection: Projection) ->
     row = projection.row
     one.state.shown = int(row["_version"]), _opinions(row)
     row["projected_at"] = batch.started_ms / rows.MS
-    batch.put("runs", rows.row(row))
+    batch.put("runs", rows.row(row), judged=one.only_asked)
     for settlement in projection.settlements:
-        batch.put("settlements", rows.row(settlement))
+        batch.put("settlements", rows.row(settlement), judged=one.only_asked)
     if projection.announced:
-        for topic, record in announcements(projection, again=one.again or one.was_closed):
+        again = one.again or one.was_closed or row["reopened"] > 0  # one that is open again was told as such
+        for topic, record in announcements(projection, again=again):
             part.runs.setdefault(topic, []).append(record)
     if projection.closed and not one.was_closed:
         end = (row["status"], row["outcome"] or "none")

@@ -50,6 +50,10 @@ _TABLES: Final = {
         SELECT * REPLACE (toUnixTimestamp(minute) AS minute) FROM accruals FINAL
         WHERE topic = {topic} AND partition = {partition} AND {some}
     """,
+    "evidence": """
+        SELECT workspace, run_id, version, offset, lower(hex(SHA256(raw))) AS sha256 FROM evidence FINAL
+        WHERE topic = {topic} AND partition = {partition} AND {some}
+    """,
     "refused": "SELECT * FROM refused FINAL WHERE topic = {topic} AND partition = {partition}",
     "batches": """
         SELECT first, last FROM batches FINAL WHERE topic = {topic} AND partition = {partition} ORDER BY first, last
@@ -75,7 +79,7 @@ SELECT '{table}', {prefix}topic AS topic, {prefix}partition AS partition, count(
 WHERE topic IN ({topics}) AND (topic, partition) NOT IN ({parts}) GROUP BY topic, partition
 """
 RUNS_ASKED_MAX: Final = 50_000
-_OFFSET: Final = {"accruals": "offset", "runs": "revision", "settlements": "revision"}
+_OFFSET: Final = {"accruals": "offset", "evidence": "offset", "runs": "revision", "settlements": "revision"}
 _WITH_PLACE: Final = {"run_objects": "_", "runs": "", "accruals": "", "refused": "", "batches": ""}
 
 

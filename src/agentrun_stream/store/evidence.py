@@ -17,6 +17,7 @@ from agentrun_stream.model.projection import PRICED_COLUMNS
 from agentrun_stream.store import trust
 from agentrun_stream.store.queries import ask
 from agentrun_stream.store.reader import rows_of
+from agentrun_stream.store.rows import stored_body
 
 # Members of a step that are columns; times in microseconds.
 STEP_COLUMNS: Final = (
@@ -108,5 +109,18 @@ def _claim(row: Sequence[Any]) -> StoredClaim:
 
 
 def _step(row: Sequence[Any]) -> StoredStep:
+    columns = dict(zip(STEP_COLUMNS, row[_AT:], strict=True))
     chain = None if row[3] is None else orjson.loads(row[3])
-    return StoredStep(row[1], row[2], chain, dict(zip(STEP_COLUMNS, row[_AT:], strict=True)))
+    body = _body(columns | {"object_id": row[1], "chain": row[3]}, chain)
+    place = None if chain is None else {name: member for name, member in chain.items() if name != "times"}
+    return StoredStep(row[1], body, place, columns)
+
+
+def _body(step: Row, chain: Row | None) -> str | None:
+    """The canonical bytes of a chained step; None where somebody left nothing to make them of."""
+    if chain is None or chain.get("digest") is None:
+        return None
+    try:
+        return stored_body(step).decode()
+    except (KeyError, TypeError, ValueError):
+        return None

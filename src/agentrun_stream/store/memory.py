@@ -47,6 +47,7 @@ RULES: Final[Mapping[str, TableRule]] = {
     "sweep_progress": TableRule(("topic", "partition", "walk"), "written_at"),
     "trust_versions": TableRule(("workspace", "version", "digest"), None),
     "trust_progress": TableRule(("topic", "partition", "workspace", "version", "digest"), "done_at"),
+    "policy_progress": TableRule(("topic", "partition", "ordinal", "policy"), "done_at"),
     "run_changes": TableRule(("minute", "workspace", "run_id"), "_version"),
 }
 

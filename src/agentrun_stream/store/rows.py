@@ -3,13 +3,14 @@
 Hot tables go in as arrays, every other table as objects. Must not live here: queries, connections, decisions.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
 
 from agentrun_stream import limits
 from agentrun_stream.codec.arsig import step_body
-from agentrun_stream.codec.fast import DURATION_MS, METADATA, STARTED_AT, STEP_MEMBERS, TOKENS_USED, Body
+from agentrun_stream.codec.fast import DURATION_MS, ENDED_AT, METADATA, STARTED_AT, STEP_MEMBERS, TOKENS_USED, Body
 from agentrun_stream.model import money
 from agentrun_stream.model.chain import Link
 from agentrun_stream.model.event import Event, Times
@@ -47,6 +48,7 @@ OBJECT_COLUMNS: Final = (
     "_ingested_at",
 )
 _KNOWN: Final = frozenset(STEP_MEMBERS)
+_AS_THEY_ARE: Final = ("type", "tool_name", "mcp_server", "input_preview", "output_preview", "success", "error")
 SNAPSHOT_FACTS: Final = (
     "seen",
     "opened_ms",
@@ -107,23 +109,22 @@ class Origin:
 
 
 def step_row(run: RunState, step: tuple[str, dict[str, Any], Times, StepFact], origin: Origin) -> bytes:
-    """The row of a step, from (id, object, times, fact). A chained one is kept in `doc` as its digest has it."""
+    """The row of a step, from (id, object, times, fact)."""
     step_id, obj, times, fact = step
     body = (step_id, *map(obj.get, STEP_MEMBERS[1:]))
     metadata = None if body[METADATA] is None else dumps(body[METADATA], option=_SORTED).decode()
     extra = None if _KNOWN.issuperset(obj) else _extra(obj)
-    doc = None if fact.link is None else step_body(obj).decode()
-    return plain_step_row(run, body, (times, metadata, extra, doc), fact, origin)
+    return plain_step_row(run, body, (times, metadata, extra), fact, origin)
 
 
 def plain_step_row(
-    run: RunState, body: Body, apart: tuple[Times, str | None, str | None, str | None], fact: StepFact, origin: Origin
+    run: RunState, body: Body, apart: tuple[Times, str | None, str | None], fact: StepFact, origin: Origin
 ) -> bytes:
     """The row of a step from its members in the order of the schema. One tuple, one `dumps`.
 
-    `apart` are its times, its metadata as canonical JSON, its unknown members as canonical JSON, and a chained step whole.
+    `apart` are its times, its metadata as canonical JSON, its unknown members as canonical JSON.
     """
-    times, metadata, extra, doc = apart
+    times, metadata, extra = apart
     pos, tokens, link = fact[0], body[TOKENS_USED], fact[8]
     return dumps(
         (
@@ -137,8 +138,8 @@ def plain_step_row(
             None if tokens is None else int(tokens),
             metadata,
             extra,
-            doc,
-            None if link is None and not fact[9] else _chain(link, fact[9]),
+            None,
+            None if link is None and not fact[9] else _chain(link, fact[9], body),
             fact[1],
             fact[2],
             origin.topic,
@@ -152,10 +153,27 @@ def plain_step_row(
     )
 
 
-def _chain(link: Link | None, origin: str) -> str:
-    """A step's place in the chain, and the claim that it came by, as one column that most steps do without."""
+def _chain(link: Link | None, origin: str, body: Body) -> str:
+    """A step's place in the chain, and the claim that it came by, as one column that most steps do without.
+
+    With the texts of its times, which the store keeps as instants, the row holds all that the digest is of (`stored_body`). To
+    keep the canonical bytes beside it as well would make a signed step cost half as much again to store (measured).
+    """
     seq, prev, digest = (None, None, None) if link is None else link
-    return dumps({"seq": seq, "prev": prev, "digest": digest, "origin": origin}).decode()
+    told: dict[str, Any] = {"seq": seq, "prev": prev, "digest": digest, "origin": origin}
+    if link is not None:
+        told["times"] = (body[STARTED_AT], body[ENDED_AT])
+    return dumps(told).decode()
+
+
+def stored_body(step: Mapping[str, Any]) -> bytes:
+    """The canonical bytes of a chained step, made from the columns of its row."""
+    started, ended = orjson.loads(step["chain"])["times"]
+    extra = {} if step["extra"] is None else orjson.loads(step["extra"])
+    metadata = None if step["metadata"] is None else orjson.loads(step["metadata"])
+    members = {name: step[name] for name in _AS_THEY_ARE} | {"id": step["object_id"], "metadata": metadata}
+    counts = {name: None if step[name] is None else int(step[name]) for name in ("duration_ms", "tokens_used")}
+    return step_body(extra | members | counts | {"started_at": started, "ended_at": ended})
 
 
 def _extra(obj: dict[str, Any]) -> str:
@@ -215,7 +233,7 @@ def expired_row(run: RunState, pos: int, origin: Origin) -> bytes:
     expired = run.expired
     assert expired is not None
     at = expired["at"]
-    fact = EvalFact(pos, "", at / MS, at, at, {})
+    fact = EvalFact(pos, "", at / MS, expired["first"], at, {})  # a log that begins later is told from it
     return _object_row(run, "expired", "", (None, dumps(expired, option=_SORTED).decode(), fact), origin)
 
 

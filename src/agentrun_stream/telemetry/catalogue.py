@@ -201,6 +201,7 @@ CATALOGUE: Final = (
         "runs",
         "Signed runs given to the loop again, as the entry of their key changed.",
     ),
+    Metric("policy_again_total", "counter", "runs", "Runs given to the loop again, as the policy changed."),
     Metric(
         "failure_evalue",
         "gauge",

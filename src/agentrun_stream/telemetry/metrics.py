@@ -185,6 +185,7 @@ class Metrics:
     sweeps_failed: CounterSeries
     trust_version: GaugeSeries
     runs_rejudged: CounterSeries
+    policy_again: CounterSeries
     failure_evalue: GaugeSeries
     spend_hour_usd: GaugeSeries
     looping_runs: GaugeSeries

@@ -23,6 +23,7 @@ from agentrun_stream.processors.fold.steps import (
     fold_step,
     new_steps,
     put_eval,
+    put_step,
 )
 
 __all__ = [
@@ -54,13 +55,16 @@ def fold(state: RunState, event: Event, at: Place) -> Folded:
 def fold_run(state: RunState, event: Event, at: Place) -> Folded:
     """Rules 2, 3 and 5; then rule 4, which a late snapshot is subject to as well."""
     why_not = applies(state, event)
-    if why_not is None and new_steps(state, event.obj) > limits.STEPS_PER_RUN_MAX:
+    signed = event.facts is not None and event.facts.signature == HOLDS
+    if (why_not is None or signed) and new_steps(state, event.obj) > limits.STEPS_PER_RUN_MAX:
         return too_large(state, event, at)
     steps = embedded(event)
     if why_not is not None:
         out = Folded(why_not)
         for step in steps:
-            hear(state, out, step, event, at)
+            # What is signed may be shown all the same, so it is late for none of its steps but those that are there.
+            add = put_step if signed and step.id not in state.steps else hear
+            add(state, out, step, event, at)
     else:
         out = apply(state, event, at)
         for step in steps:
@@ -68,7 +72,7 @@ def fold_run(state: RunState, event: Event, at: Place) -> Folded:
         evaluation = event.obj.get("eval")
         if evaluation is not None:
             put_eval(state, out, evaluation, event, at)
-    if event.facts is not None and event.facts.signature == HOLDS:
+    if signed:
         keep_claim(state, out, event, at)
     return out
 

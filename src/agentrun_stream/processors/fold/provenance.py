@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from agentrun_stream import limits
 from agentrun_stream.codec import json_codec
+from agentrun_stream.codec.canonical import hash_axis
 from agentrun_stream.codec.json_codec import canonical
 from agentrun_stream.model.chain import Link, Seen, seen_of
 from agentrun_stream.model.event import Event, Times
@@ -66,7 +67,7 @@ def hear(state: RunState, out: Folded, step: Version, event: Event, at: Place) -
 def known_of(state: RunState, step: StepFact, step_id: str) -> Seen:
     """All that is known of how a step came."""
     mark = state.marks.get(step_id)
-    return step.seen if mark is None else step.seen.and_(mark.seen)
+    return step.seen if mark is None else mark.seen
 
 
 def stamp_of(event: Event, at: Place) -> tuple[int, str, float, int]:
@@ -77,10 +78,13 @@ def stamp_of(event: Event, at: Place) -> tuple[int, str, float, int]:
 def mark(
     state: RunState, out: Folded, step_id: str, seen: tuple[Seen, Seen], stamp: tuple[int, str, float, int]
 ) -> None:
-    """Mark a step where the version that stays does not say by itself what is known; `seen` is (what is, what it says)."""
+    """Mark a step where the version that stays does not say by itself what is known; `seen` is (what is, what it says).
+
+    Once there is a mark it says all that is known, so that it does not depend on which version came last.
+    """
     known, said = seen
     mark = state.marks.get(step_id)
-    if known == (said if mark is None else said.and_(mark.seen)):
+    if known == (said if mark is None else mark.seen):
         return
     pos, source, time_s, append_ms = stamp
     first = append_ms if mark is None else mark.first_append_ms
@@ -100,7 +104,10 @@ def is_evidence(event: Event, folded: Folded) -> bool:
 
 
 def expired_proofs(state: RunState, trimmed: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """What an expired run is judged by: the facts of its claims and of its own object, and how each one's chain looked."""
+    """What an expired run is judged by: the facts of its claims and of its own object, and how each one's chain looked.
+
+    Of its fingerprint the axis stays, as the members that it is made of are gone.
+    """
     claims = {}
     for key, claim in state.claims.items():
         told = {
@@ -115,5 +122,6 @@ def expired_proofs(state: RunState, trimmed: Callable[[dict[str, Any]], dict[str
     return {
         "claims": claims,
         "proof": None if proof is None else pack(proof),
+        "hash": hash_axis(state.snap.doc if state.snap is not None else {}),
         "chain": [chain.axis, list(chain.reasons)],
     }

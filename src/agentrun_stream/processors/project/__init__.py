@@ -16,6 +16,8 @@ from agentrun_stream.model.opinions import NO_OPINIONS, Opinions
 from agentrun_stream.model.projection import Projection
 from agentrun_stream.model.run import (
     CLOSED_BY_LEASE,
+    ClaimFact,
+    EvalFact,
     RunState,
     Snapshot,
     offset_of,
@@ -186,6 +188,8 @@ def _closed_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
             failed = [kind for kind, success in zip(kinds, successes, strict=True) if success is False]
             facts["failed_tool_calls"] = failed.count("tool_call")
         facts |= zip(_STEP_TOKENS, ledger.usage_sums(usages), strict=False)
+    for mark in state.marks.values():
+        last = max(last, mark.append_ms)
     return facts | _eval_facts(state, first, last)
 
 
@@ -203,7 +207,8 @@ def _open_facts(state: RunState, snap: Snapshot) -> dict[str, Any]:
 
 def _eval_facts(state: RunState, first_ms: int, last_ms: int) -> dict[str, Any]:
     evals = state.evals.values()
-    for fact in evals:
+    told: list[EvalFact | ClaimFact] = [*evals, *state.claims.values()]
+    for fact in told:
         first_ms, last_ms = min(first_ms, fact.first_append_ms), max(last_ms, fact.append_ms)
     newest = max(evals, key=lambda e: e.pos) if evals else None
     return {

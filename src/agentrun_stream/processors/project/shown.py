@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agentrun_stream.codec import json_codec
-from agentrun_stream.codec.canonical import run_hash
+from agentrun_stream.codec.canonical import hash_axis
 from agentrun_stream.codec.cloudevents import time_s
 from agentrun_stream.model.chain import ChainAxis
 from agentrun_stream.model.facts import HASH_MISMATCH, HOLDS, UNSIGNED, Facts, claim_id, unpack
@@ -151,7 +151,7 @@ def verdict_of(state: RunState, shown: Shown, opinions: Opinions) -> tuple[Verdi
     facts, doc = shown.facts, shown.snap.doc
     registry = opinions.registry(state.workspace)
     signature, doubt = signature_axis(facts, Judgement(state.workspace, registry, shown.at_ms / 1000))
-    axis, reasons = _hash_axis(shown)
+    axis, reasons = _hash_axis(state, shown)
     chain = _chain(state, shown) if state.closed else _NO_CHAIN
     lineage = _lineage(doc, facts) or opinions.lineage.get((state.workspace, state.run_id)) or _unseen(shown)
     axes = Axes(axis, chain.axis, signature, lineage.axis, state.closed, uncovered=STEPS_UNCOVERED in chain.reasons)
@@ -174,17 +174,13 @@ def verdict_of(state: RunState, shown: Shown, opinions: Opinions) -> tuple[Verdi
     return verdict, lineage
 
 
-def _hash_axis(shown: Shown) -> tuple[str, tuple[str, ...]]:
+def _hash_axis(state: RunState, shown: Shown) -> tuple[str, tuple[str, ...]]:
     """The fingerprint of what is shown. That of a merged snapshot is made of its members, whatever signed parts of it."""
     if shown.claim is not None:
         return shown.facts.hash, shown.facts.reasons
     reasons = tuple(code for code in shown.facts.reasons if code != HASH_MISMATCH)
-    stated = (shown.snap.doc.get("provenance") or {}).get("run_hash")
-    if stated is None:
-        return "absent", reasons
-    if stated == run_hash(shown.snap.doc):
-        return "match", reasons
-    return "mismatch", (*reasons, HASH_MISMATCH)
+    axis = hash_axis(shown.snap.doc) if state.expired is None else state.expired["hash"]
+    return axis, (*reasons, HASH_MISMATCH) if axis == "mismatch" else reasons
 
 
 def _chain(state: RunState, shown: Shown) -> ChainAxis:

@@ -93,6 +93,7 @@ class Audit:
         comparison.refused({offset: refused[offset] for offset in mine})
         comparison.objects(self._reader.objects(part, choice.some, deep=deep), deep=deep)
         comparison.accruals(self._reader.rows("accruals", part, choice.some))
+        comparison.evidence(self._reader.rows("evidence", part, choice.some))
         runs = self._reader.rows("runs", part, choice.some)
         comparison.projections(runs, self._reader.rows("settlements", part, choice.some))
         await compare_lineages(self._reader, part, comparison.children, findings)

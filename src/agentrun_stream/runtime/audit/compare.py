@@ -135,6 +135,26 @@ class Comparison:
             if run not in self.older:
                 self._findings.differ("accruals", "accruals", self._where(key[0], run, key[1]), "a row", "no row")
 
+    # ---- evidence
+
+    def evidence(self, stored: Iterable[Row]) -> None:
+        """The bytes of every signed event are kept as they arrived; of an expired run they go."""
+        missing = dict(self._refold.signed)
+        for row in stored:
+            run, offset = (row["workspace"], row["run_id"]), row["offset"]
+            if not self._reach.start <= offset < self._reach.committed or not self._ours(run, offset):
+                continue
+            wanted = missing.pop((*run, int(row["version"])), None)
+            where = self._where(offset, run)
+            if wanted is None:
+                self._findings.differ("signatures", "evidence", where, "no row", "a row")
+            elif wanted[1] != row["sha256"]:
+                self._findings.differ("signatures", "evidence", where, "the bytes of the record", "other bytes")
+        for (*key, _), (offset, _) in missing.items():
+            run = (key[0], key[1])
+            if run not in self.older and not self._refold.expired(run):
+                self._findings.differ("signatures", "evidence", self._where(offset, run), "a row", "no row")
+
     # ---- projections
 
     def projections(self, runs: Iterable[Row], settlements: Iterable[Row]) -> None:

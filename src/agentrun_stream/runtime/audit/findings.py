@@ -11,7 +11,9 @@ from typing import Any, Final, NamedTuple
 from agentrun_stream.model.event import REASONS
 from agentrun_stream.ports import Part, RunKey
 
-CHECKS: Final = ("coverage", "records", "digests", "projections", "settlements", "accruals", "windows", "published")
+CHECKS: Final = (
+    *("coverage", "records", "digests", "projections", "settlements", "accruals", "windows", "published", "signatures"),
+)
 KEPT_MAX: Final = 1_000
 RUNS_MAX: Final = 100_000
 # Columns whose text is a word of ours, a name or an amount; any other text may be payload.

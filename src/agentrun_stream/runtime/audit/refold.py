@@ -3,6 +3,7 @@
 Must not live here: what is compared with it (compare.py).
 """
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from agentrun_stream.model.run import RunState, position, row_version
 from agentrun_stream.model.trust import Registry
 from agentrun_stream.pipeline import fold, read, settle
 from agentrun_stream.ports import Part, Record, RunKey
-from agentrun_stream.processors.fold import Folded, Place
+from agentrun_stream.processors.fold import Folded, Place, is_evidence
 from agentrun_stream.processors.project import missing_claim
 from agentrun_stream.processors.verify import claim_of
 from agentrun_stream.store import rows
@@ -97,6 +98,7 @@ class Refold:
         self.refused: dict[int, tuple[str, int]] = {}
         self.steps: dict[ObjectKey, bytes] = {}
         self.evidence: dict[tuple[RunKey, int], bytes] = {}  # of claims that are not kept whole
+        self.signed: dict[tuple[str, str, int], tuple[int, str]] = {}  # offset and digest of the bytes of signed events
         self.records = 0
         self.first_ms = 0
         self._ledger_origin = rows.Origin(*reach.part, 0)
@@ -130,6 +132,8 @@ class Refold:
         if state is None:
             state = self.states[key] = RunState(*key)
         folded = fold(state, event, at)
+        if record.value is not None and is_evidence(event, folded):
+            self.signed[(*key, row_version(at.pos))] = record.offset, hashlib.sha256(record.value).hexdigest()
         if record.value is not None and any(state.claims[claim].doc is None for claim in folded.claims):
             self.evidence[key, at.pos] = record.value
         for accrual in folded.accruals:

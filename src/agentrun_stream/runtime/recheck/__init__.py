@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+import orjson
+
 from agentrun_stream.codec.jwks import registry_of
 from agentrun_stream.errors import AgentrunError
 from agentrun_stream.model.dossier import Dossier, Finding, Keys
@@ -156,10 +158,18 @@ def uncovered(dossier: Dossier, found: Recheck) -> Iterator[tuple[str, str]]:
     if workspace_id is not None:
         yield f"workspace_id {workspace_id}", said_by
     for name, source in sorted(dossier.evals.items()):
-        yield f"eval {name}", source
+        yield f"eval {_eval_name(name)}".rstrip(), source
     streamed = sum((step.chain or {}).get("origin") != found.claim for step in dossier.steps)
     if streamed and (found.claim is None or found.facts.commitment is None):
         yield f"{streamed} steps", said_by
+
+
+def _eval_name(eval_id: str) -> str:
+    """The id of an eval without the form in which it is stored."""
+    try:
+        return " ".join(str(part) for part in orjson.loads(eval_id) if part is not None)
+    except (ValueError, TypeError):
+        return eval_id
 
 
 def _state(dossier: Dossier, findings: list[Finding]) -> RunState:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 
+from agentrun_stream.codec.arsig import step_link
 from agentrun_stream.codec.cloudevents import time_s
 from agentrun_stream.model.chain import Link, Seen
 from agentrun_stream.model.dossier import Dossier, Finding, Row, StoredStep
@@ -32,7 +33,7 @@ def steps_in(dossier: Dossier, claims: Mapping[str, ClaimFact], findings: list[F
         if origin and signed is None:
             findings.append(Finding("step_not_signed", f"step {step.id}"))
             origin = ""
-        if link is not None and step.doc is not None:
+        if signed is None and link is not None and step.doc is not None:
             signed = orjson.loads(step.doc)
         if signed is not None:
             names = ", ".join(_differing(step, signed))
@@ -58,12 +59,18 @@ def _link(step: StoredStep, findings: list[Finding]) -> Link | None:
     told = step.chain or {}
     arrived = None if step.doc is None else read_step(step.doc.encode())
     link = None if arrived is None else arrived.link
-    if told.get("digest") is not None and step.doc is None:
+    if step.doc is None and (told.get("digest") is not None or _names_a_place(step)):
         findings.append(Finding("step_bytes_missing", f"step {step.id}"))
     elif (link or (None, None, None)) != tuple(told.get(name) for name in ("seq", "prev", "digest")):
         place = "" if told.get("seq") is None else f"seq {told['seq']}"
         findings.append(Finding("step_bytes_differ", f"step {step.id}", place))
     return link
+
+
+def _names_a_place(step: StoredStep) -> bool:
+    """Whether a step without a place in its row says in its metadata that it has one."""
+    metadata = _read(step.columns["metadata"])
+    return isinstance(metadata, dict) and step_link({"metadata": metadata}) is not None
 
 
 def _differing(step: StoredStep, signed: Row) -> Iterator[str]:
