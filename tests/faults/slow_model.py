@@ -13,6 +13,7 @@ from agentrun_stream.model.event import Refusal
 from agentrun_stream.ports import Part, Record
 from agentrun_stream.store.audit import AuditStore, Slice
 from agentrun_stream.store.client import connect, fetch
+from agentrun_stream.store.queries import ask
 from agentrun_stream.store.rows import OBJECT_COLUMNS
 from agentrun_stream.store.sql import LOOKUP_SETTINGS
 from agentrun_stream.testing.chaos.bed import Bed
@@ -21,7 +22,7 @@ from property.tables import differences
 
 _TIMES = {
     *("_event_time", "_first_appended_at", "_appended_at", "started_at", "ended_at"),
-    *("first_event_at", "last_event_at"),
+    *("first_event_at", "last_event_at", "judged_at"),
 }
 
 
@@ -34,7 +35,7 @@ class StoredRows:
         self._parts = parts
 
     def rows(self, table: str) -> list[Json]:
-        found = self._objects() if table == "run_objects" else self._others(table)
+        found = {"run_objects": self._objects, "evidence": self._evidence}.get(table, lambda: self._others(table))()
         return [{k: _number(k, v) for k, v in row.items()} for row in found]
 
     def _objects(self) -> list[Json]:
@@ -43,6 +44,10 @@ class StoredRows:
         settings = LOOKUP_SETTINGS | {"date_time_output_format": "unix_timestamp"}
         rows = fetch(self._client, sql, settings).splitlines()
         return [dict(zip(OBJECT_COLUMNS, orjson.loads(row), strict=True)) for row in rows]
+
+    def _evidence(self) -> list[Json]:
+        parts = ", ".join(f"('{p.topic}', {p.partition})" for p in self._parts)
+        return ask(self._client, f"SELECT * FROM evidence FINAL WHERE (topic, partition) IN ({parts})")
 
     def _others(self, table: str) -> list[Json]:
         return [row for part in self._parts for row in self._audit.rows(table, part, Slice())]

@@ -53,7 +53,15 @@ _WORKER: Final = {
     "AGENTRUN_WORKER__BATCH_RECORDS_MAX": "400",
     "AGENTRUN_WORKER__SESSION_TIMEOUT_MS": str(int(SESSION_S * 1000)),
     "AGENTRUN_WORKER__REBALANCE_TIMEOUT_MS": "20000",
+    "AGENTRUN_LEASES__SWEEP_EVERY_S": "1",
 }
+# The rows as they stand, and how many closed children nobody held against their parent yet.
+_SHOWN: Final = """
+SELECT groupBitXor(cityHash64(workspace, run_id, _version)) AS rows, countIf(closed_by IS NOT NULL AND has(parents_seen, '')
+    AND hasAny(parents, (SELECT groupUniqArray(run_id) FROM runs))) AS waiting
+FROM runs FINAL
+"""
+_STILL: Final = 15  # looks, together longer than the pause between two turns of the sweeper
 
 Say = Callable[[str], None]
 
@@ -277,6 +285,13 @@ class Bed:
         self.load.stop()
         self.heal()
         asyncio.run(admin.wait_stored(self.kafka, GROUP, (topics.EVENTS,), CAUGHT_UP_S))
+        seen: list[dict[str, Any]] = []
+
+        def still() -> bool:
+            seen.extend(ask(connect(self.store), _SHOWN))
+            return not seen[-1]["waiting"] and len(seen) > _STILL and all(one == seen[-1] for one in seen[-_STILL:])
+
+        self.until(still, CAUGHT_UP_S, "An end of showing runs again")
 
     def hear(self) -> Counter[str]:
         """Count what all workers have logged so far, by event."""
