@@ -23,8 +23,12 @@ pytestmark = pytest.mark.stack
 DAY_S = 86_400
 USAGE = {
     "usage": {
-        "provider": "anthropic", "model": "claude-sonnet-4-5-20250929", "input_tokens": 3, "output_tokens": 4,
-        "cache_read_tokens": 1, "cache_write_tokens": 5,
+        "provider": "anthropic",
+        "model": "claude-sonnet-4-5-20250929",
+        "input_tokens": 3,
+        "output_tokens": 4,
+        "cache_read_tokens": 1,
+        "cache_write_tokens": 5,
     },
     "cache_write_1h_tokens": 2,
     "token_convention": "exclusive",

@@ -7,6 +7,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 from agentrun_stream.ports import Part
@@ -122,7 +123,7 @@ class Audit:
             where = Where(
                 run=(row["workspace"], ""), object=f"{row['ledger']} minute {row['minute']} {row['agent_id']}"
             )
-            off = {name: by for name, by in row.items() if name not in _WINDOW_KEY and by not in {0, "0"} and by}
+            off = {name: by for name, by in row.items() if name not in _WINDOW_KEY and Decimal(by)}
             self.findings.windows.add((row["ledger"], int(row["minute"])))
             self.findings.differ("windows", "cost_windows", where, "the sum of its rows", f"differs by {_amounts(off)}")
         for table, topic, partition, count in self._reader.strays(parts):
