@@ -100,7 +100,7 @@ def test_a_run_comes_back_exactly_as_it_was_put_in(store: Store, workspace: str,
 def test_of_an_expired_run_its_sums_are_all_there_is(store: Store, workspace: str, *, expired_first: bool) -> None:
     """Whether its other objects are removed already, came after it, or are still there."""
     run, encoded = full_run(workspace, "r", "object")
-    run.expired, run.pos = {"at": APPEND_MS, "steps": 2, "cost_reported": "1E-7"}, position(1, 11)
+    run.expired, run.pos = {"at": APPEND_MS, "first": APPEND_MS, "steps": 2, "cost_reported": "1E-7"}, position(1, 11)
     last = [rows.expired_row(run, run.pos, ORIGIN)]
     for some in (last, encoded) if expired_first else (encoded, last):
         asyncio.run(store.insert("run_objects", some))

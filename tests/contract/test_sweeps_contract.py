@@ -154,7 +154,7 @@ def test_what_is_below_an_expiry_is_removed_and_nothing_else(swept: Swept) -> No
     for name in ("gone", "kept"):
         swept.step(name, NOON_S)
     state = swept.run("gone", NOON_S, closed_by="runtime")
-    state.expired, state.pos = {"at": 1}, swept.next_pos()
+    state.expired, state.pos = {"at": 1, "first": 1}, swept.next_pos()
     swept.put("run_objects", rows.expired_row(state, state.pos, swept.origin))
     wanted = [Expired(swept.offset, swept.workspace, "gone", state.pos << 8)]
 
@@ -169,6 +169,6 @@ def test_what_is_below_an_expiry_is_removed_and_nothing_else(swept: Swept) -> No
     for _ in range(2):
         asyncio.run(swept.sweeps.remove(wanted))
         found = asyncio.run(swept.store.load_runs(keys))
-        assert found[keys[0]].expired == {"at": 1}
+        assert found[keys[0]].expired == {"at": 1, "first": 1}
         assert list(found[keys[1]].steps) == ["s"]
     assert asyncio.run(swept.sweeps.open_ages(keys)).keys() == {keys[1]}

@@ -238,11 +238,14 @@ class PartFolder:
         self._book(record, event, state, out[1], folded.accruals)
         if folded.run or folded.evals or folded.claims or folded.marks or was_closed:
             self._note(state, event, folded, was_closed=was_closed)
-        if is_evidence(event, folded):
-            place = (origin.topic, origin.partition, pos)
-            self._batch.put("evidence", rows.row(rows.evidence_row(event, record, place)))
+        self._keep_evidence(record, event, folded)
         if folded.refusal is not None:
             self._refuse(record, folded.refusal)
+
+    def _keep_evidence(self, record: Record, event: Event, folded: Folded) -> None:
+        if is_evidence(event, folded):
+            place = (self._origin.topic, self._origin.partition, position(self.assigned.epoch, record.offset))
+            self._batch.put("evidence", rows.row(rows.evidence_row(event, record, place)))
 
     def _book(
         self, record: Record, event: Event, state: RunState, out: list[bytes], accruals: Sequence[Accrual]
@@ -308,7 +311,9 @@ class PartFolder:
         pos = position(self.assigned.epoch, record.offset)
         if reason == "run_too_large" and pos > state.pos:
             was_closed = state.closed
-            self._note(state, event, fold(state, event, Place(pos, record.timestamp)), was_closed=was_closed)
+            folded = fold(state, event, Place(pos, record.timestamp))
+            self._note(state, event, folded, was_closed=was_closed)
+            self._keep_evidence(record, event, folded)
         elif pos <= state.pos:
             self._touch(state)  # its count of refused steps may not be projected yet
         self._refuse(record, Refusal(reason, pointer, keyword, event.workspace))
