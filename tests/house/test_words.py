@@ -1,12 +1,13 @@
 """Tracked files carry no trace of the machine they were made on, and no lock file."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from house.tree import ROOT, shown, tracked
+from house.tree import ROOT, shown, suite, tracked
 
 LOCK_FILES: Final = {"uv", "poetry", "pdm", "pixi", "cargo", "package-lock", "pnpm-lock", "yarn", "pipfile"}
 # Put together from pieces, so that this file is clean itself.
@@ -40,3 +41,11 @@ def test_no_lock_file_is_kept() -> None:
     """Versions are ranges in pyproject.toml; a lock would name a registry."""
     names = {path.name.lower() for path in tracked()}
     assert not [name for name in names if name.endswith(".lock") or name.rpartition(".")[0] in LOCK_FILES]
+
+
+def test_no_two_tests_share_a_lane() -> None:
+    """All tests of one process share a stack, so a second lane of a name would find the first one's events."""
+    text = "\n".join(path.read_text() for path in suite())
+    names = re.findall(r'\blane\([^()"]*, f?"([^"]+)"', text)
+    assert len(names) > 50
+    assert [name for name, n in Counter(names).items() if n > 1] == []

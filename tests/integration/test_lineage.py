@@ -43,9 +43,9 @@ def until(made: Lane, expected: dict[str, str], timeout_s: float = 30.0) -> None
 
 def published(made: Lane, name: str) -> dict[str, Any]:
     """The verdict as the compacted topic has it; its order pair is that of the row."""
-    row = made.run_row(name)
 
     def same() -> dict[str, Any] | None:
+        row = made.run_row(name)
         found = last_published(made.stack, f"default/{name}")
         assert found is not None
         pair = (found[0]["revision"], found[0]["projection"])

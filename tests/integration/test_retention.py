@@ -221,7 +221,7 @@ def test_the_verdict_of_an_expired_run_stays(agentrun_stack: Stack, tmp_path: Pa
 def test_what_the_log_lost_of_an_expired_run_is_no_difference(agentrun_stack: Stack, tmp_path: Path) -> None:
     """Runs are kept longer than the log: of one that expired then, the log holds the expiry alone."""
     old = run_on(0, "lost")
-    with lane(agentrun_stack, tmp_path, "lost") as made:
+    with lane(agentrun_stack, tmp_path, "retention_lost") as made:
         events = [*story(old), *Honest(old).events()]
         appended_long_ago(made, 20 * DAY_S, events)
         made.start(1, **RETAINED | {"AGENTRUN_RETENTION__HORIZON_DAYS": "10"})
