@@ -30,7 +30,7 @@ BUGS: Final = {
         "processors/fold/outcome.py", "event.time_s < old.time_s and", "event.time_s <= old.time_s and"
     ),
     "a replaced step is booked whole": Bug(
-        "model/ledger.py", "said[2:] if old is None else", "said[2:] if new is not None else"
+        "model/ledger.py", "said[2:7] if old is None else", "said[2:7] if new is not None else"
     ),
     "a minute left keeps its amounts": Bug(
         "processors/project/__init__.py",

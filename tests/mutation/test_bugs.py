@@ -17,7 +17,7 @@ from agentrun_stream.codec.schemas import schema_folder
 from mutation.bugs import BUGS, STORE_BUGS, Bug
 from mutation.tally import Tally
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_000)]
 
 SEEDS = 600
 SOURCE = Path(agentrun_stream.__file__).parent
@@ -27,7 +27,7 @@ TESTS = Path(__file__).parents[1]
 def hunt(source: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": f"{source.parent}{os.pathsep}{TESTS}"}
     arguments = [sys.executable, "-m", "mutation.hunt", str(SEEDS)]
-    return subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.fixture
@@ -64,6 +64,6 @@ def test_a_bug_at_the_store_is_noticed(name: str, copy: Path) -> None:
     for patched in (False, True):
         if patched:
             patch(copy, bug)
-        done = subprocess.run([*arguments, *paths], capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run([*arguments, *paths], capture_output=True, text=True, timeout=900, check=False)
         codes.append(done.returncode)
     assert codes == [0, 1], done.stdout[-2_000:]

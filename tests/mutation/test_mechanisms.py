@@ -9,7 +9,7 @@ from mutation.hunt import hunt
 from mutation.mechanisms import MUTATIONS
 from mutation.tally import Tally
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_000)]
 
 SEEDS = 400
 
