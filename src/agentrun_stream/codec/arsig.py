@@ -98,20 +98,13 @@ def _without_nulls(obj: dict[str, Any]) -> dict[str, Any]:
 
 def step_link(step: dict[str, Any], *, plain: bool = False) -> Link | None:
     """The link of a chained step; None for a step without `seq` and `prev`."""
-    chained = chained_step(step, plain=plain)
-    return None if chained is None else chained[0]
-
-
-def chained_step(step: dict[str, Any], *, plain: bool = False) -> tuple[Link, bytes] | None:
-    """The link of a chained step, and the canonical bytes that its digest is of; None for a step without `seq` and `prev`."""
     arsig = (step.get("metadata") or {}).get("arsig")
     if not isinstance(arsig, dict):
         return None
     seq, prev = whole(arsig.get("seq")), arsig.get("prev")
     if seq is None or seq < 0 or not isinstance(prev, str):
         return None
-    body = step_body(step, plain=plain)
-    return _new(Link, (seq, prev, hashlib.sha256(body).hexdigest())), body
+    return _new(Link, (seq, prev, step_digest(step, plain=plain)))
 
 
 def whole(value: object) -> int | None:

@@ -53,6 +53,7 @@ _Step: Final[Any] = msgspec.defstruct(
     "_Step",
     [_member(name, rules) for name, rules in _MEMBERS.items()],
     forbid_unknown_fields=True,
+    omit_defaults=True,
     gc=False,
 )
 _Envelope: Final[Any] = msgspec.defstruct(
@@ -83,7 +84,10 @@ ID, TYPE, SUCCESS, STARTED_AT, ENDED_AT, DURATION_MS, TOKENS_USED, METADATA = ma
 
 
 class PlainStep(NamedTuple):
-    """A decoded step. `workspace` is what the envelope claims; `metadata` is there as an object and as canonical JSON."""
+    """A decoded step. `workspace` is what the envelope claims; `metadata` is there as an object and as canonical JSON.
+
+    `read` is what the decoder made of the object, for whoever writes it again.
+    """
 
     run_id: str
     workspace: str | None
@@ -93,6 +97,7 @@ class PlainStep(NamedTuple):
     times: Times
     metadata: dict[str, Any] | None
     metadata_json: str | None
+    read: Any
 
     def event(self, workspace: str) -> Event:
         """The same for the general fold; what is null is left out."""
@@ -149,7 +154,7 @@ def plain_step(value: bytes | None, key: bytes | None, latest_s: float) -> Plain
         run_id, workspace = envelope.subject, envelope.workspaceid
         if run_id.encode() != key or (workspace is not None and not WORKSPACE.match(workspace)):
             return None
-        body = _members(envelope.data)
+        body = _members(read := envelope.data)
         started, ended, stamp = body[STARTED_AT], body[ENDED_AT], envelope.time
         started_s = ended_s = None
         if started is not None:
@@ -183,6 +188,6 @@ def plain_step(value: bytes | None, key: bytes | None, latest_s: float) -> Plain
         return None
     step: PlainStep = _new(
         PlainStep,
-        (run_id, workspace, intern(envelope.source), time_s, body, (started_s, ended_s), metadata, metadata_json),
+        (run_id, workspace, intern(envelope.source), time_s, body, (started_s, ended_s), metadata, metadata_json, read),
     )
     return step

@@ -41,10 +41,9 @@ _TEXT: Final = frozenset({str})
 
 
 class Step(NamedTuple):
-    """A streamed step as the chain sees it. `link` is None where it has no `seq` and `prev`; `body` are its canonical bytes."""
+    """A streamed step as the chain sees it. `link` is None where it has no `seq` and `prev`."""
 
     link: Link | None
-    body: bytes | None = None
 
 
 # ---- an event of the log
@@ -159,8 +158,7 @@ def read_step(raw: bytes) -> Step | None:
     metadata = step.get("metadata")
     if not isinstance(metadata, dict):
         return Step(None)
-    chained = suite.chained_step(step, plain=plain)
-    return Step(None) if chained is None else Step(*chained)
+    return Step(suite.step_link(step, plain=plain))
 
 
 def facts_of_run(run: dict[str, Any], *, plain: bool) -> Facts:

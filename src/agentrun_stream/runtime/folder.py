@@ -160,11 +160,13 @@ class PartFolder:
                 pos, link = epoch | record.offset, None
                 if (metadata := step[6]) is not None and "arsig" in metadata:
                     value = record.value or b""
-                    chained = chained_plainly(value, step) or read_step(value)
-                    if chained is None:
-                        step = None  # the general way knows how to refuse it
-                    else:
-                        link = chained[0]
+                    link = chained_plainly(value, step)
+                    if link is None:
+                        chained = read_step(value)
+                        if chained is None:
+                            step = None  # the general way knows how to refuse it
+                        else:
+                            link = chained.link
                 if (
                     step is not None
                     and pos > state.pos

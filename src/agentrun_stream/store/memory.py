@@ -4,7 +4,7 @@ It takes the same encoded rows and decodes states as the real reader does. Must 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,6 +49,7 @@ RULES: Final[Mapping[str, TableRule]] = {
     "trust_progress": TableRule(("topic", "partition", "workspace", "version", "digest"), "done_at"),
     "policy_progress": TableRule(("topic", "partition", "ordinal", "policy"), "done_at"),
     "run_changes": TableRule(("minute", "workspace", "run_id"), "_version"),
+    "run_keys": TableRule(("workspace", "topic", "partition", "kid", "run_id"), None),
 }
 
 
@@ -75,11 +76,24 @@ class MemoryStore:
         for row in decoded:
             _put(held, rule, row)
         if table == "runs":
-            self._changes += 1
-            for row in decoded:
-                names = ("workspace", "run_id", "_version")
-                change = {"minute": self._changes, "kin": kin_of(row).version}
-                self.note("run_changes", change | {name: row[name] for name in names})
+            self._feed_changes(decoded)
+        elif table == "run_objects":
+            self._feed_keys(decoded)
+
+    def _feed_changes(self, runs: Iterable[Row]) -> None:
+        self._changes += 1
+        for row in runs:
+            names = ("workspace", "run_id", "_version")
+            change = {"minute": self._changes, "kin": kin_of(row).version}
+            self.note("run_changes", change | {name: row[name] for name in names})
+
+    def _feed_keys(self, objects: Iterable[Row]) -> None:
+        """As the store's feed: what is removed from the objects later stays here."""
+        for row in objects:
+            if row["kind"] == "claim":
+                signed = {"kid": row["object_id"].partition(".")[0], "run_id": row["run_id"]}
+                place = {"workspace": row["workspace"], "topic": row["_topic"], "partition": row["_partition"]}
+                self.note("run_keys", place | signed)
 
     async def load_runs(self, keys: Sequence[RunKey]) -> dict[RunKey, RunState]:
         """See `ports.Store.load_runs`."""

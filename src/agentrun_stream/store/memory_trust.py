@@ -50,11 +50,9 @@ class MemoryTrust:
     ) -> Sequence[Signed]:
         """See `runtime.trust.Trust.affected`."""
         found = {
-            Signed(row["object_id"].partition(".")[0], row["run_id"])
-            for row in self._store.rows("run_objects")
-            if row["kind"] == "claim"
-            and row["workspace"] == workspace
-            and (row["_topic"], row["_partition"]) == tuple(part)
+            Signed(row["kid"], row["run_id"])
+            for row in self._store.rows("run_keys")
+            if row["workspace"] == workspace and (row["topic"], row["partition"]) == tuple(part)
         }
         return sorted(signed for signed in found if signed.kid in kids and signed > after)[:most]
 

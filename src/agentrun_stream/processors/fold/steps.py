@@ -27,7 +27,7 @@ def fold_new_step(
 
     Hot, so it makes nothing but the fact and the accrual. The property tests hold it and `fold` together.
     """
-    _, _, source, time_s, body, _, metadata, _ = step
+    _, _, source, time_s, body, _, metadata, *_ = step
     steps, snap, step_id, total = state.steps, state.snap, body[ID], body[TOKENS_USED]
     if (
         step_id in steps
