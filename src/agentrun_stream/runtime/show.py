@@ -21,6 +21,8 @@ from agentrun_stream.store import rows
 
 _COUNTER: Final = (1 << COUNTER_BITS) - 1
 
+Shown = tuple[int, tuple[Any, ...] | None]
+
 
 @dataclass(slots=True)
 class Touched:
@@ -73,7 +75,7 @@ async def show(batch: Batch, part: PartBatch, touched: Mapping[RunKey, Touched],
     """
     await _make_whole(touched, lookups)
     again = [key for key, one in touched.items() if one.again]
-    stored = await lookups.projected([key for key in again if touched[key].state.shown is None])
+    stored = await lookups.projected(again)
     children = _children(touched, again, lookups.opinions)
     opinions = replace(lookups.opinions, lineage=await lookups.lineage(children))
     place = part.assigned.part
@@ -103,14 +105,26 @@ def _children(touched: Mapping[RunKey, Touched], again: list[RunKey], opinions: 
 
 def _count(projection: Projection, stored: Stored | None, one: Touched) -> bool:
     """Set the counter by what stands; whether there is anything to show."""
-    # What this worker showed last may not be in the store yet.
-    shown = one.state.shown or (None if stored is None else (stored.version, _opinions(stored.opinions)))
+    shown = _standing(one.state.shown, stored)
     if shown is None or shown[0] >> COUNTER_BITS < projection.pos:
         return True
     counter = shown[0] & _COUNTER
     differs = shown[1] != _opinions(projection.row)
     projection.count(counter + differs)
     return differs or one.told
+
+
+def _standing(mine: Shown | None, stored: Stored | None) -> Shown | None:
+    """What stands of a run: what this worker showed last may not be in the store yet.
+
+    An owner before us may have shown other opinions under the same version, later than we did: then neither counts.
+    """
+    theirs = None if stored is None else (stored.version, _opinions(stored.opinions))
+    if mine is None or theirs is None:
+        return mine or theirs
+    if mine[0] == theirs[0] and mine[1] != theirs[1]:
+        return mine[0], None
+    return max(mine, theirs, key=lambda shown: shown[0])
 
 
 def _opinions(row: Mapping[str, Any]) -> tuple[Any, ...]:
