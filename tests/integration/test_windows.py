@@ -22,7 +22,7 @@ from agentrun_stream.store.embedded import EmbeddedStore
 from agentrun_stream.store.migrate import migrate
 from agentrun_stream.store.reader import rows_of
 from agentrun_stream.store.sql import INSERT_SETTINGS
-from agentrun_stream.store.windows import ClickHouseWindows, Interval, Refreshed, refresh
+from agentrun_stream.store.windows import ClickHouseWindows, Refreshed, refresh
 from agentrun_stream.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.stack
@@ -139,6 +139,16 @@ def shown(client: Client, table: str = "cost_by_minute", time: str = "minute", w
     return found
 
 
+def longer(sums: Sums, seconds: int) -> Sums:
+    """Sums by minute as sums by so many seconds."""
+    found: Sums = {}
+    for key, values in sums.items():
+        at = (key[0], key[1] // seconds * seconds, *key[2:])
+        held = found.get(at)
+        found[at] = values if held is None else [add(a, b) for a, b in zip(held, values, strict=True)]
+    return found
+
+
 def grow_old(client: Client) -> None:
     """As if the last refresh was a minute ago, so that readers count on it."""
     sql = "ALTER TABLE window_progress UPDATE refreshed_at = refreshed_at - INTERVAL 1 MINUTE WHERE 1"
@@ -227,7 +237,10 @@ class Play:
         refresh(self.client, self.rng.choice([2, 1_000]))
 
     def merge(self) -> None:
-        execute(self.client, f"OPTIMIZE TABLE {self.rng.choice(['accruals', 'settlements', 'cost_windows'])} FINAL")
+        execute(
+            self.client,
+            f"OPTIMIZE TABLE {self.rng.choice(['accruals', 'settlements', 'cost_windows', 'cost_hours'])} FINAL",
+        )
 
     def restore(self) -> None:  # it stops the workers and empties the progress
         for other in self.others:
@@ -252,7 +265,9 @@ def test_readers_see_the_exact_sums_at_every_moment(client: Client, seed: int) -
     play = Play(client, seed)
     for number in range(100):
         play.act()
-        assert shown(client) == play.ledger.sums(), number
+        sums = play.ledger.sums()
+        assert shown(client) == sums, number
+        assert shown(client, "cost_by_hour", "hour") == longer(sums, 3_600), number
     while play.others:
         play.step()
     refresh(client)
@@ -260,6 +275,7 @@ def test_readers_see_the_exact_sums_at_every_moment(client: Client, seed: int) -
     expected = play.ledger.sums()
     assert shown(client, "cost_windows FINAL") == expected
     assert shown(client) == expected
+    assert shown(client, "cost_by_hour", "hour") == longer(expected, 3_600)
     assert refresh(client).windows == 0
     fresh = "SELECT (SELECT count() FROM window_fresh_accrued) + (SELECT count() FROM window_fresh_settled)"
     assert list(rows_of(client, fresh)) == [[0]]
@@ -274,12 +290,7 @@ def test_hours_and_days_are_sums_of_minutes(client: Client, view: str, seconds: 
     refresh(client)
     grow_old(client)
     play.settle()
-    expected: Sums = {}
-    for key, values in play.ledger.sums().items():
-        longer = (key[0], key[1] // seconds * seconds, *key[2:])
-        held = expected.get(longer)
-        expected[longer] = values if held is None else [add(a, b) for a, b in zip(held, values, strict=True)]
-    assert shown(client, view, view.removeprefix("cost_by_")) == expected
+    assert shown(client, view, view.removeprefix("cost_by_")) == longer(play.ledger.sums(), seconds)
 
 
 def test_a_block_that_becomes_visible_late_is_found(client: Client) -> None:
@@ -344,22 +355,6 @@ def test_a_numbering_that_went_back_starts_anew(client: Client) -> None:
     assert refresh(client).windows == 1
     grow_old(client)
     assert shown(client) == ledger.sums() == shown(client, "cost_windows FINAL")
-
-
-def test_intervals() -> None:
-    """The arithmetic of block numbers, and a version that grows with every late block."""
-    assert windows.joined([Interval(4, 5), Interval(1, 2), Interval(3, 3), Interval(9, 9)]) == [(1, 5), (9, 9)]
-    assert windows.minus([Interval(1, 9)], [Interval(2, 3), Interval(9, 12)]) == [(1, 1), (4, 8)]
-    place = windows.Place("accruals", "202601")
-    book = windows.Book(
-        parts={place: [windows.Parts(Interval(1, 1), 5), windows.Parts(Interval(7, 7), 5)]},
-        seen={place: [Interval(1, 2)]},
-    )
-    assert book.closed(place) == 3
-    book.parts[place].append(windows.Parts(Interval(5, 5), 1))
-    assert book.closed(place) == 4
-    assert book.new(1) == ({place: [(5, 5)]}, True)
-    assert book.new(9) == ({place: [(5, 5), (7, 7)]}, False)
 
 
 def test_the_refresher_works_while_it_owns_and_once_more_at_the_end(

@@ -20,9 +20,9 @@ from agentrun_stream.store.sql import literal
 
 # What the log makes. The other tables are the operator's, and stay where they are.
 REBUILT: Final = (
-    *("run_objects", "runs", "runs_by_start", "accruals", "settlements", "cost_windows", "window_progress"),
+    *("run_objects", "runs", "runs_by_start", "accruals", "settlements", "cost_windows", "cost_hours"),
     *("evidence", "refused", "batches", "run_activity", "expired_runs", "sweep_progress", "run_keys", "trust_progress"),
-    *("run_edges", "run_changes", "closings", "signal_progress", "policy_progress"),
+    *("window_progress", "run_edges", "run_changes", "closings", "signal_progress", "policy_progress"),
 )
 COMPARED: Final = ("run_objects", "runs", "accruals", "settlements", "refused", "evidence", "cost_by_minute")
 # When something was written, by which worker, and the owner's counters are no functions of the log; nor is how many rows of

@@ -1,7 +1,7 @@
-"""Keeps `cost_windows`: a pass finds the minutes with rows new to the store, sums them anew, notes what the sums hold.
+"""Keeps `cost_windows` and `cost_hours`: a pass finds minutes with new rows, sums them and their hours anew, notes it.
 
 All work is SQL that the store runs. Why no order of events, and no second refresher, can leave a wrong sum: see `_sum`.
-Must not live here: when a pass is due (runtime/refresh.py), the sums themselves (migrations/0003_windows.sql).
+Must not live here: when a pass is due (runtime/refresh.py), the sums themselves (migrations/0003_windows.sql, 0009, 0015).
 """
 
 import asyncio
@@ -22,6 +22,10 @@ MINUTES_MAX: Final = 720
 PROGRESS_ROWS_MAX: Final = 64
 # A version is the epoch above, and how many block numbers were closed below.
 CLOSED_BITS: Final = 40
+# That of an hour is the epoch above, and the versions of its minutes below, added up.
+MINUTES_BITS: Final = 64
+_HOUR_S: Final = 3_600
+_MINUTE_S: Final = 60
 
 _DIMENSIONS: Final = "workspace, agent_id, model, provider, runtime, trigger, status, outcome, basis"
 _SUMS: Final = (
@@ -41,7 +45,8 @@ FROM window_progress
 """
 _BEGIN: Final = """
 INSERT INTO window_progress (epoch, source, partition_id, first, last, refreshed_at)
-SELECT greatest({least}, (SELECT max(intDiv(_version, {unit})) FROM cost_windows) + 1), '', '', 0, 0, now64(3)
+SELECT greatest({least}, (SELECT max(intDiv(_version, {unit})) FROM cost_windows) + 1,
+    (SELECT toUInt64(bitShiftRight(max(_version), {above})) FROM cost_hours) + 1), '', '', 0, 0, now64(3)
 """
 _TOUCHED: Final = """
 SELECT DISTINCT toUnixTimestamp(minute) AS at FROM {source}
@@ -68,6 +73,29 @@ FROM
 )
 WHERE _version < newest AND rows > 0
 """
+# One look at the table, so that sums and version are of one moment. The row that every summed minute has without a workspace
+# gives the version, and adds up to the hour's own.
+_ADD: Final = """
+INSERT INTO cost_hours (ledger, hour, {dimensions}, {sums}, refreshed_at, _version)
+SELECT ledger, hour, {dimensions}, {added}, now64(3), bitShiftLeft(toUInt128({{epoch}}), {above}) + any(version)
+FROM
+(
+    SELECT *, sum(if(workspace = '', toUInt128(_version), 0)) OVER (PARTITION BY hour) AS version
+    FROM
+    (
+        SELECT *, toStartOfHour(minute) AS hour, max(_version) OVER (PARTITION BY minute) AS newest
+        FROM cost_windows FINAL WHERE ledger = '{{ledger}}' AND minute IN ({{minutes}})
+    )
+    WHERE _version = newest
+) AS m
+GROUP BY ledger, hour, {dimensions}
+HAVING rows > 0 OR workspace = ''
+""".format(
+    dimensions=_DIMENSIONS,
+    sums=_SUMS,
+    added=", ".join(f"sum(m.{name}) AS {name}" for name in _SUMS.split(", ")),
+    above=MINUTES_BITS,
+)
 _RECORD: Final = (
     "INSERT INTO window_progress (epoch, source, partition_id, first, last, refreshed_at) "
     "SELECT {epoch}, {source}, {partition}, block.1, block.2, now64(3) - INTERVAL {age} SECOND "
@@ -183,13 +211,14 @@ def refresh(client: Client, rows_max: int = NEW_ROWS_MAX) -> Refreshed:
     started = time.monotonic()
     book = _read(client)
     if not book.epoch or (book.went_back() and _read(client).went_back()):
-        execute(client, _BEGIN.format(least=book.epoch + 1, unit=1 << CLOSED_BITS), INSERT_SETTINGS)
+        _begin(client, book)
         book = _read(client)
     taken, more = book.new(rows_max)
     windows = rows = 0
     for place, blocks in taken.items():
         for minutes in _touched(client, place, minus(blocks, joined(book.seen.get(place, ())))):
             rows += _sum(client, place, minutes, (book.epoch << CLOSED_BITS) + book.closed(place))
+            _add(client, place, minutes, book.epoch)
             windows += len(minutes)
         _record(client, book.epoch, place, joined(blocks))
     if sum(len(old) - len(joined(old)) for old in book.old.values()) > PROGRESS_ROWS_MAX:
@@ -205,7 +234,12 @@ def refresh_all(client: Client) -> None:
 
 def start_over(client: Client) -> None:
     """Let no sum count any more: all are made anew. Safe beside a refresher, whose records are of an older epoch."""
-    execute(client, _BEGIN.format(least=_read(client).epoch + 1, unit=1 << CLOSED_BITS), INSERT_SETTINGS)
+    _begin(client, _read(client))
+
+
+def _begin(client: Client, book: Book) -> None:
+    begin = _BEGIN.format(least=book.epoch + 1, unit=1 << CLOSED_BITS, above=MINUTES_BITS)
+    execute(client, begin, INSERT_SETTINGS)
 
 
 def _read(client: Client) -> Book:
@@ -261,6 +295,19 @@ def _sum(client: Client, place: Place, minutes: Sequence[int], version: int) -> 
     execute(client, _SUM.format(**given), INSERT_SETTINGS)
     execute(client, _VOID.format(**given), INSERT_SETTINGS)
     return next((int(row[0]) for row in rows_of(client, _WRITTEN.format(**given))), 0)
+
+
+def _add(client: Client, place: Place, minutes: Sequence[int], epoch: int) -> None:
+    """Add up the hours of these minutes anew.
+
+    Versions of minutes only grow, and a look at the table sees all of them at one moment. So of two looks the later one saw
+    no version lower and, where anything differs, one higher: their sum tells which. Whoever noted a minute as read added its
+    hour up after that minute was written, and so no hour that counts lacks it.
+    """
+    hours = sorted({at // _HOUR_S * _HOUR_S for at in minutes})
+    every = ", ".join(str(at) for hour in hours for at in range(hour, hour + _HOUR_S, _MINUTE_S))
+    given = {"ledger": LEDGERS[place.source], "minutes": every, "epoch": epoch}
+    execute(client, _ADD.format(**given), INSERT_SETTINGS)
 
 
 def _record(client: Client, epoch: int, place: Place, blocks: Sequence[Interval], age: int = 0) -> None:
