@@ -14,7 +14,9 @@ from agentrun_stream.cli.common import EXIT_NO, DataOption, require_embedded, se
 from agentrun_stream.cli.output import Output, OutputOption, as_json, say, table, write
 
 app = typer.Typer()
-bench = typer.Typer(name="bench", help="Measure drain rate, freshness and verification.", no_args_is_help=True)
+bench = typer.Typer(
+    name="bench", help="Measure drain rate, freshness, verification and dashboards.", no_args_is_help=True
+)
 app.add_typer(bench)
 
 FolderOption = Annotated[
@@ -34,6 +36,7 @@ _UNITS: Final = {
     "embedded_bytes": "bytes",
     "chained_steps_per_second": "steps/s",
     "seconds": "s",
+    "refresh_seconds": "s",
     "p50_seconds": "s",
     "p99_seconds": "s",
     "max_seconds": "s",
@@ -42,6 +45,7 @@ _UNITS: Final = {
 _WRONG: Final = {
     "audit_residual": "the audit found differences",
     "verdicts_differ": "runs have other verdicts than they were made for",
+    "windows_differ": "windows do not hold what was settled",
 }
 
 
@@ -99,6 +103,22 @@ def verify(
     _figures(bench_verify.measure(seconds), output)
 
 
+@bench.command(epilog="Example: agentrun bench dashboard --runs 1000000")
+def dashboard(
+    runs: Annotated[int, typer.Option(min=1_000, help="Settled runs, over thirty days.")] = 10_000_000,
+    folder: FolderOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Settle many runs, bring the windows up to date, and time a dashboard's questions.
+
+    Exit code 1 unless the windows hold exactly what was settled.
+    """
+    from agentrun_stream.cli import bench_dashboard  # noqa: PLC0415 - heavy
+
+    options = bench_dashboard.Dashboard(runs)
+    _show(lambda where: bench_dashboard.dashboard(options, where, say), folder, output)
+
+
 @bench.command(hidden=True)
 def worker(records: Annotated[int, typer.Option(min=1)], data: DataOption = None) -> None:
     """Drain this many records and print what it took: the worker's side of `bench drain`."""
@@ -117,7 +137,7 @@ def _show(work: Callable[[Path], dict[str, Any]], folder: Path | None, output: O
     _figures(figures, output)
     wrong = [text for name, text in _WRONG.items() if figures.get(name)]
     if output is not Output.JSON:
-        write(f"WRONG: {' and '.join(wrong)}." if wrong else "Correct: the audit's residual is 0.")
+        write(f"WRONG: {' and '.join(wrong)}." if wrong else "Correct: nothing differs.")
     if wrong:
         raise typer.Exit(EXIT_NO)
 
@@ -132,4 +152,6 @@ def _figures(figures: dict[str, Any], output: Output) -> None:
 
 def _unit(figure: str) -> str:
     """The unit of a figure, also where it is told of both the unsigned and the signed load."""
+    if figure.endswith("_ms"):
+        return "ms"
     return _UNITS.get(figure.removeprefix("unsigned_").removeprefix("signed_"), "")

@@ -25,7 +25,6 @@ CLOSED_BITS: Final = 40
 # That of an hour is the epoch above, and the versions of its minutes below, added up.
 MINUTES_BITS: Final = 64
 _HOUR_S: Final = 3_600
-_MINUTE_S: Final = 60
 
 _DIMENSIONS: Final = "workspace, agent_id, model, provider, runtime, trigger, status, outcome, basis"
 _SUMS: Final = (
@@ -84,7 +83,9 @@ FROM
     FROM
     (
         SELECT *, toStartOfHour(minute) AS hour, max(_version) OVER (PARTITION BY minute) AS newest
-        FROM cost_windows FINAL WHERE ledger = '{{ledger}}' AND minute IN ({{minutes}})
+        FROM cost_windows FINAL
+        WHERE ledger = '{{ledger}}'
+            AND minute IN (SELECT toDateTime(arrayJoin([{{hours}}]) + 60 * number, 'UTC') FROM numbers(60))
     )
     WHERE _version = newest
 ) AS m
@@ -305,8 +306,7 @@ def _add(client: Client, place: Place, minutes: Sequence[int], epoch: int) -> No
     hour up after that minute was written, and so no hour that counts lacks it.
     """
     hours = sorted({at // _HOUR_S * _HOUR_S for at in minutes})
-    every = ", ".join(str(at) for hour in hours for at in range(hour, hour + _HOUR_S, _MINUTE_S))
-    given = {"ledger": LEDGERS[place.source], "minutes": every, "epoch": epoch}
+    given = {"ledger": LEDGERS[place.source], "hours": ", ".join(map(str, hours)), "epoch": epoch}
     execute(client, _ADD.format(**given), INSERT_SETTINGS)
 
 
