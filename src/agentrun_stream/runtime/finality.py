@@ -13,7 +13,7 @@ from agentrun_stream.broker.admin import GroupLag
 from agentrun_stream.errors import AgentrunError
 from agentrun_stream.ports import Clock, Part
 from agentrun_stream.processors.signals.rules import Rules
-from agentrun_stream.store.finality import GENERAL
+from agentrun_stream.store.finality import GENERAL, Journaled
 from agentrun_stream.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -27,8 +27,8 @@ CLOCKS_APART_MS: Final = 5_000
 class Marks(Protocol):
     """The part of the store that knows how far partitions are stored, in ms of append time."""
 
-    async def journaled_ms(self, part: Part, offset: int) -> int:
-        """The newest append time below an offset that the journal vouches for; 0 where it vouches for nothing."""
+    async def journaled(self, part: Part) -> Journaled:
+        """How far the journal vouches for a partition."""
         ...
 
     async def passed(self) -> Mapping[Part, int]:
@@ -112,6 +112,7 @@ class Finality:
         self._metrics.watermark_timestamp_seconds.replace(series)
 
     async def _passed_ms(self, lag: GroupLag, now_ms: int) -> int:
-        if not lag.lag:
-            return now_ms - CLOCKS_APART_MS
-        return await self._marks.journaled_ms(lag.part, lag.committed) if lag.committed else 0
+        # The journal and not the commit, which a restored store is behind.
+        journaled = await self._marks.journaled(lag.part)
+        nothing_left = lag.end <= max(lag.start, journaled.end)
+        return now_ms - CLOCKS_APART_MS if nothing_left else journaled.appended_ms

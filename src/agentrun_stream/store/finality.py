@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from clickhouse_connect.driver.client import Client
 
@@ -21,9 +21,15 @@ T = TypeVar("T")
 
 GENERAL: Final = ""  # stands for every workspace without a lateness of its own
 
+# The newest rows in the order of the key; that they overlap where something was folded again does not matter.
 _JOURNALED: Final = """
-SELECT toUnixTimestamp64Milli(max(last_appended_at)) FROM batches
-WHERE topic = {topic:String} AND partition = {partition:UInt32} AND last <= {offset:UInt64}
+SELECT max(last), toUnixTimestamp64Milli(max(last_appended_at))
+FROM
+(
+    SELECT last, last_appended_at FROM batches
+    WHERE topic = {topic:String} AND partition = {partition:UInt32} ORDER BY first DESC LIMIT 16
+)
+HAVING count() > 0
 """
 _PASSED: Final = "SELECT topic, partition, toUnixTimestamp64Milli(passed_at) FROM partition_watermarks FINAL"
 _LATENESS: Final = "SELECT workspace, lateness_s FROM workspace_lateness FINAL WHERE lateness_s IS NOT NULL"
@@ -31,6 +37,13 @@ _NEWEST_AUDIT: Final = """
 SELECT toUnixTimestamp64Milli(ended_at), residual, records, runs, deep, toUnixTimestamp64Milli(since), reach
 FROM audits ORDER BY ended_at DESC LIMIT 1
 """
+
+
+class Journaled(NamedTuple):
+    """Up to which offset (exclusive), and which append time in ms, the journal vouches for a partition."""
+
+    end: int = 0
+    appended_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +59,9 @@ class Audited:
     reach: Mapping[str, int]
 
 
-def journaled_ms(client: Client, part: Part, offset: int) -> int:
-    """The newest append time that the journal vouches for below an offset; 0 where it vouches for nothing."""
-    return next((int(at) for (at,) in rows_of(client, _JOURNALED, {**part._asdict(), "offset": offset})), 0)
+def journaled(client: Client, part: Part) -> Journaled:
+    """How far the journal of a partition goes."""
+    return next((Journaled(*found) for found in rows_of(client, _JOURNALED, part._asdict())), Journaled())
 
 
 def passed(client: Client) -> dict[Part, int]:
@@ -98,9 +111,9 @@ class ClickHouseFinality:
         self._address = address
         self._client: Client | None = None
 
-    async def journaled_ms(self, part: Part, offset: int) -> int:
-        """See `runtime.finality.Marks.journaled_ms`."""
-        return await self._do(lambda client: journaled_ms(client, part, offset))
+    async def journaled(self, part: Part) -> Journaled:
+        """See `runtime.finality.Marks.journaled`."""
+        return await self._do(lambda client: journaled(client, part))
 
     async def passed(self) -> Mapping[Part, int]:
         """See `runtime.finality.Marks.passed`."""
