@@ -341,6 +341,7 @@ def test_an_empty_period_is_told(agentrun_stack: Stack, tmp_path: Path) -> None:
         found = made.agentrun("cost", "--month", "2026-02", "--tz", "Europe/Zurich")
         assert (found.code, found.out) == (2, "")
         assert "no runs between 2026-02-01T00:00+01:00 and 2026-03-01T00:00+01:00" in found.err
+        assert report(made, "--until", "9000-01-01")["finality"]["state"] == "open"
         found = made.agentrun("cost", "-w", "nobody")
         assert "no runs between the beginning and now" in found.err
         assert report(made)["finality"]["open_runs"] == 1

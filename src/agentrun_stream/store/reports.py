@@ -77,7 +77,7 @@ INNER JOIN
 _STATUS_SUMS: Final = ", ".join(f"sumIf(x.runs, x.status = '{status}') AS {status}" for status in STATUSES)
 _SUMS: Final = ", ".join(f"sum(x.{name}) AS {name}" for name in ("runs", "unpriced", *TOKENS, *AMOUNTS))
 _FINALITY: Final = """
-WITH (SELECT watermark FROM cost_watermark) AS mark, {end} AS ended
+WITH (SELECT watermark FROM cost_watermark) AS mark, CAST({end} AS Nullable(DateTime64(3, 'UTC'))) AS ended
 SELECT s.workspace AS workspace, any(s.lateness_s) AS lateness,
     multiIf(mark IS NULL OR ended IS NULL, 'open', addSeconds(ended, lateness) <= mark, 'final', ended <= mark, 'provisional',
         'open') AS state,
@@ -86,6 +86,7 @@ SELECT s.workspace AS workspace, any(s.lateness_s) AS lateness,
 FROM settlements_latest AS s WHERE {where} GROUP BY workspace ORDER BY workspace
 """
 _OPEN: Final = "SELECT count() AS n FROM runs_latest WHERE closed_by IS NULL AND {where}"
+_LAST_S: Final = (1 << 32) - 1
 _STATES: Final = ("open", "provisional", "final")
 
 
@@ -165,7 +166,7 @@ def _sum(values: Iterable[Any]) -> Any:
 
 def finality(client: Client, asked: Asked) -> Row:
     """How final the period is: its state is that of the least final workspace in it."""
-    end = "CAST(NULL AS Nullable(DateTime))" if asked.until is None else _moment(asked.until)
+    end = "NULL" if asked.until is None else str(_seconds(asked.until))
     found = ask(client, _FINALITY.format(end=end, where=asked.where()))
     for row in found:
         row["late_amount"] = None if row["late_amount"] is None else Decimal(row["late_amount"])
@@ -182,7 +183,12 @@ def finality(client: Client, asked: Asked) -> Row:
 
 
 def _moment(at: datetime) -> str:
-    return f"toDateTime({int(at.timestamp())}, 'UTC')"
+    return f"toDateTime({_seconds(at)}, 'UTC')"
+
+
+def _seconds(at: datetime) -> int:
+    """Seconds since 1970, as far as the ledger's minutes can go."""
+    return min(max(int(at.timestamp()), 0), _LAST_S)
 
 
 def compared(rows: Sequence[Row], before: Sequence[Row], by: Sequence[str]) -> list[Row]:
