@@ -218,93 +218,121 @@ USAGE = {**SONNET, "input_tokens": 100_000, "output_tokens": 0}
 CALL = Decimal("0.3")  # what it costs
 
 
+DARK = {"workspaceid": "dark"}
+
+
 def told(name: str, ended: str, **members: Any) -> bytes:
     return run_event(name, started_at=ended, ended_at=ended, **members)
 
 
+def called(name: str, step: str = "s", **envelope: str) -> bytes:
+    return step_event(name, step, type="message", metadata={"usage": USAGE}, envelope=envelope)
+
+
 def priced(name: str, ended: str, **members: Any) -> list[bytes]:
-    return [step_event(name, "s", type="message", metadata={"usage": USAGE}), told(name, ended, **members)]
+    return [called(name), told(name, ended, **members)]
 
 
-def test_unknown_is_a_count_and_nowhere_zero(agentrun_stack: Stack, tmp_path: Path) -> None:
-    """An unknown model is the known part and a count, in SQL, table, CSV and JSON; where nothing is known, unknown stands."""
+def unknown_ones() -> list[bytes]:
+    """Runs of the workspace `dark`, three of which have no known cost, and one that is open."""
     new = {"provider": "anthropic", "model": "house-model", "cost": {"input_tokens": 7, "output_tokens": 8}}
-    at = "2026-03-03T10:00:00Z"
-    events = [
-        *priced("known", at, agent_id="both", tags=["x", "team=search", "team=other"]),
-        told("unknown", at, agent_id="both", tags=["team:search"], **new),
-        told("nothing", at, agent_id="none", **new),
-        told("silent", at, agent_id="silent", tags=["team"]),
-        step_event("open", "s", type="message", metadata={"usage": USAGE}),
-        run_event("open", status="running"),
+    at, dark = "2026-03-03T10:00:00Z", {"envelope": DARK}
+    return [
+        called("known", **DARK),
+        told("known", at, agent_id="both", tags=["x", "team=search", "team=other"], **dark),
+        told("unknown", at, agent_id="both", tags=["team:search"], **new, **dark),
+        told("nothing", at, agent_id="none", **new, **dark),
+        told("silent", at, agent_id="silent", tags=["team"], **dark),
+        called("open", **DARK),
+        run_event("open", status="running", **dark),
     ]
-    own = {("both",): (2, 1, CALL), ("none",): (1, 1, None), ("silent",): (1, 1, None)}
-    with lane(agentrun_stack, tmp_path, "cost_report_unknown") as made:
-        made.start()
-        made.produce(events)
-        made.wait()
-        said = report(made)
-        assert figures(said["rows"], ["agent"]) == figures(said["rows"], ["agent"], "cost_computed") == own
-        assert (said["total"]["cost_reported"], said["total"]["unpriced_share"]) == (None, 0.75)
-        assert said["finality"]["open_runs"] == 1
-        groups, total = as_csv(made)
-        assert figures(groups, ["agent"]) == own
-        assert (total["cost_effective"], total["cost_reported"], total["unpriced"]) == ("0.3", "", "3")
-        sums = "sum(d.runs) AS runs, sum(d.unpriced) AS unpriced, sum(d.cost_effective) AS cost_effective"
-        sql = f"SELECT agent_id AS agent, {sums}"
-        assert (
-            figures(made.rows(f"{sql} FROM cost_by_day AS d WHERE ledger = 'settled' GROUP BY agent"), ["agent"]) == own
-        )
-        shown = made.agentrun("cost").out
-        lines = {line.split()[0]: line.split() for line in shown.splitlines()[1:5]}
-        assert "$0.30" in lines["both"]
-        assert not [cell for name in ("none", "silent") for cell in lines[name] if "$" in cell]
-        assert "1 open runs are not in it" in shown
-        tags = report(made, "--by", "tag:team,agent")
-        assert figures(tags["rows"], ["tag:team", "agent"]) == {
-            ("search", "both"): (2, 1, CALL),
-            (None, "none"): (1, 1, None),
-            (None, "silent"): (1, 1, None),
-        }
-        assert tags["total"] == said["total"]
 
 
-def test_moved_and_corrected_runs_and_the_period_before(agentrun_stack: Stack, tmp_path: Path) -> None:
-    """A run counts where it ended at last, with what it cost at last; beside it stands the same length of time before."""
-    events = [
+def moved_ones() -> list[bytes]:
+    """Runs of the default workspace at the turn of two months; one moves to the other month, one costs more later."""
+    return [
         *priced("moved", "2026-03-31T23:30:00+02:00", agent_id="a"),
         *priced("stays", "2026-03-31T23:30:00+02:00", agent_id="a"),
         *priced("early", "2026-03-02T08:00:00Z", agent_id="gone"),
         *priced("later", "2026-04-10T08:00:00Z", agent_id="new"),
         told("unknown", "2026-04-10T08:00:00Z", agent_id="dark"),
         patch_event("moved", ended_at="2026-04-01T00:30:00+02:00"),
-        step_event("stays", "t", type="message", metadata={"usage": USAGE}),
+        called("stays", "t"),
     ]
-    with lane(agentrun_stack, tmp_path, "cost_report_moved") as made:
+
+
+@pytest.fixture(scope="module")
+def made_up(agentrun_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
+    """Runs of two workspaces, stored."""
+    with lane(agentrun_stack, tmp_path_factory.mktemp("cost_report"), "cost_report_made_up") as made:
         made.start()
-        made.produce(events)
+        made.produce([*unknown_ones(), *moved_ones()])
         made.wait()
-        zone = ("--tz", "Europe/Zurich")
-        months = report(made, "--by", "month,agent", *zone)
-        own = {
-            ("2026-03", "a"): (1, 0, 2 * CALL),
-            ("2026-03", "gone"): (1, 0, CALL),
-            ("2026-04", "a"): (1, 0, CALL),
-            ("2026-04", "dark"): (1, 1, None),
-            ("2026-04", "new"): (1, 0, CALL),
-        }
-        assert figures(months["rows"], ["month", "agent"]) == own
-        april = report(made, "--month", "2026-04", "--compare", *zone)
-        found = {row["agent"]: (row["runs"], row["previous_runs"], row["difference"]) for row in april["rows"]}
-        assert found == {"a": (1, 1, "-0.3"), "gone": (0, 1, "-0.3"), "new": (1, 0, "0.3"), "dark": (1, 0, None)}
-        assert {row["previous_effective"] for row in april["rows"]} == {"0.6", "0.3", None}
-        assert (april["total"]["cost_effective"], april["total"]["previous_effective"]) == ("0.6", "0.9")
-        assert april["total"]["difference"] == "-0.3"
-        assert april["compared"]["since"] == "2026-03-01T00:00:00+01:00"
-        same = report(made, "--since", "2026-04-01", "--until", "2026-05-02", "--compare", *zone)
-        assert same["compared"] == april["compared"] | {"since": "2026-03-01T00:00:00+01:00"}
-        assert same["total"] == april["total"]
-        made.assert_exact()
+        yield made
+
+
+def test_unknown_is_a_count_and_nowhere_zero(made_up: Lane) -> None:
+    """An unknown model is the known part and a count, in SQL, table, CSV and JSON; where nothing is known, unknown stands."""
+    made, dark = made_up, ("-w", "dark")
+    own = {("both",): (2, 1, CALL), ("none",): (1, 1, None), ("silent",): (1, 1, None)}
+    said = report(made, *dark)
+    assert figures(said["rows"], ["agent"]) == figures(said["rows"], ["agent"], "cost_computed") == own
+    assert (said["total"]["cost_reported"], said["total"]["unpriced_share"]) == (None, 0.75)
+    assert said["finality"]["open_runs"] == 1
+    groups, total = as_csv(made, *dark)
+    assert figures(groups, ["agent"]) == own
+    assert (total["cost_effective"], total["cost_reported"], total["unpriced"]) == ("0.3", "", "3")
+    sums = "sum(d.runs) AS runs, sum(d.unpriced) AS unpriced, sum(d.cost_effective) AS cost_effective"
+    where = "WHERE ledger = 'settled' AND workspace = 'dark'"
+    sql = f"SELECT agent_id AS agent, {sums} FROM cost_by_day AS d {where} GROUP BY agent"
+    assert figures(made.rows(sql), ["agent"]) == own
+    shown = made.agentrun("cost", *dark).out
+    lines = {line.split()[0]: line.split() for line in shown.splitlines()[1:5]}
+    assert "$0.30" in lines["both"]
+    assert not [cell for name in ("none", "silent") for cell in lines[name] if "$" in cell]
+    assert "1 open runs are not in it" in shown
+    tags = report(made, "--by", "tag:team,agent", *dark)
+    assert figures(tags["rows"], ["tag:team", "agent"]) == {
+        ("search", "both"): (2, 1, CALL),
+        (None, "none"): (1, 1, None),
+        (None, "silent"): (1, 1, None),
+    }
+    assert tags["total"] == said["total"]
+
+
+def test_moved_and_corrected_runs_and_the_period_before(made_up: Lane) -> None:
+    """A run counts where it ended at last, with what it cost at last; beside it stands the same length of time before."""
+    made, where = made_up, ("--tz", "Europe/Zurich", "-w", "default")
+    months = report(made, "--by", "month,agent", *where)
+    own = {
+        ("2026-03", "a"): (1, 0, 2 * CALL),
+        ("2026-03", "gone"): (1, 0, CALL),
+        ("2026-04", "a"): (1, 0, CALL),
+        ("2026-04", "dark"): (1, 1, None),
+        ("2026-04", "new"): (1, 0, CALL),
+    }
+    assert figures(months["rows"], ["month", "agent"]) == own
+    april = report(made, "--month", "2026-04", "--compare", *where)
+    found = {row["agent"]: (row["runs"], row["previous_runs"], row["difference"]) for row in april["rows"]}
+    assert found == {"a": (1, 1, "-0.3"), "gone": (0, 1, "-0.3"), "new": (1, 0, "0.3"), "dark": (1, 0, None)}
+    assert {row["previous_effective"] for row in april["rows"]} == {"0.6", "0.3", None}
+    assert (april["total"]["cost_effective"], april["total"]["previous_effective"]) == ("0.6", "0.9")
+    assert april["total"]["difference"] == "-0.3"
+    assert april["compared"]["since"] == "2026-03-01T00:00:00+01:00"
+    same = report(made, "--since", "2026-04-01", "--until", "2026-05-02", "--compare", *where)
+    assert same["compared"] == april["compared"] | {"since": "2026-03-01T00:00:00+01:00"}
+    assert same["total"] == april["total"]
+    made.assert_exact()
+
+
+def test_an_empty_period_is_told(made_up: Lane) -> None:
+    """It names the bounds, and runs that have not ended; nothing is printed that could be taken for a report."""
+    found = made_up.agentrun("cost", "--month", "2026-02", "--tz", "Europe/Zurich")
+    assert (found.code, found.out) == (2, "")
+    assert "no runs between 2026-02-01T00:00+01:00 and 2026-03-01T00:00+01:00" in found.err
+    found = made_up.agentrun("cost", "-w", "dark", "--agent", "agent-1")
+    assert "no runs between the beginning and now. 1 have begun and not ended." in found.err
+    assert report(made_up, "--until", "9000-01-01")["finality"]["state"] == "open"
 
 
 @pytest.mark.parametrize(
@@ -330,18 +358,3 @@ def test_wrong_words_are_told_with_the_next_step(
     found = made.agentrun("cost", *words)
     assert (found.code, found.out) == (2, "")
     assert all(text in found.err for text in says), found.err
-
-
-def test_an_empty_period_is_told(agentrun_stack: Stack, tmp_path: Path) -> None:
-    """It names the bounds, and runs that have not ended; nothing is printed that could be taken for a report."""
-    with lane(agentrun_stack, tmp_path, "cost_report_empty") as made:
-        made.start()
-        made.produce([run_event("open", status="running"), *priced("closed", "2026-03-03T10:00:00Z")])
-        made.wait()
-        found = made.agentrun("cost", "--month", "2026-02", "--tz", "Europe/Zurich")
-        assert (found.code, found.out) == (2, "")
-        assert "no runs between 2026-02-01T00:00+01:00 and 2026-03-01T00:00+01:00" in found.err
-        assert report(made, "--until", "9000-01-01")["finality"]["state"] == "open"
-        found = made.agentrun("cost", "-w", "nobody")
-        assert "no runs between the beginning and now" in found.err
-        assert report(made)["finality"]["open_runs"] == 1
