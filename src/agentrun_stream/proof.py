@@ -16,7 +16,7 @@ from agentrun_stream.broker import admin
 from agentrun_stream.broker.kafka import KafkaAddress, KafkaPublisher, partition_of
 from agentrun_stream.broker.scan import Span, offsets_since, read_partition, read_topic
 from agentrun_stream.config import Settings
-from agentrun_stream.errors import ConfigError
+from agentrun_stream.errors import AgentrunError, ConfigError
 from agentrun_stream.model.opinions import Opinions, Pricing, no_prices
 from agentrun_stream.model.trust import NOBODY, Registry
 from agentrun_stream.ports import Part, Record
@@ -30,6 +30,8 @@ from agentrun_stream.store import migrate, prices, trust
 from agentrun_stream.store.audit import AuditStore
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import connect
+from agentrun_stream.store.finality import Audited, note_audit
+from agentrun_stream.store.queries import Connection
 from agentrun_stream.store.repair import ClickHouseRepair
 from agentrun_stream.store.shadow import Bounds, Compared, Shadow
 from agentrun_stream.wiring import kafka_address, opinions_of, routes, store_address
@@ -101,7 +103,19 @@ async def run_audit(
     await audit.across([lag.part for lag in lags])
     progress("published runs and dead letters")
     await audit.topics((topics.RUNS, topics.QUARANTINE), topics.DEAD_LETTERS)
+    reach = {f"{lag.part.topic}:{lag.part.partition}": lag.committed for lag in lags if lag.committed is not None}
+    await asyncio.to_thread(_keep, client, audit.findings, options, reach)
     return audit.findings
+
+
+def _keep(client: Connection, found: Findings, options: AuditOptions, reach: Mapping[str, int]) -> None:
+    """What was found, for reports. An audit may be made by somebody who may only read."""
+    now_ms = SystemClock().now_ms()
+    told = Audited(now_ms, found.total, found.records, found.runs, options.deep, options.since_ms, reach)
+    try:
+        note_audit(client, told)
+    except AgentrunError as error:
+        found.note(f"reports do not show this audit, as it could not be kept: {error.message}")
 
 
 def _newest(registries: Mapping[tuple[str, int], Registry]) -> Callable[[str], Registry]:

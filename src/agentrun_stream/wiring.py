@@ -31,6 +31,7 @@ from agentrun_stream.pricing.books import open_book
 from agentrun_stream.runtime import crash
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
+from agentrun_stream.runtime.finality import Finality
 from agentrun_stream.runtime.lineage import Kinship
 from agentrun_stream.runtime.policy import Flags
 from agentrun_stream.runtime.prices import PriceKeeper
@@ -47,6 +48,7 @@ from agentrun_stream.store import migrate
 from agentrun_stream.store import settings as stored_settings
 from agentrun_stream.store.clickhouse import ClickHouseStore
 from agentrun_stream.store.client import StoreAddress, connect
+from agentrun_stream.store.finality import ClickHouseFinality
 from agentrun_stream.store.lineage import ClickHouseLineages
 from agentrun_stream.store.policy import ClickHousePolicies, InForce
 from agentrun_stream.store.prices import ClickHousePrices
@@ -261,6 +263,18 @@ def build_signals(settings: Settings, publisher: KafkaPublisher, metrics: Metric
     )
 
 
+def build_finality(settings: Settings, metrics: Metrics) -> Finality:
+    """What keeps the watermark. Raises ConfigError where a rule is wrong."""
+    kafka, group, topics = kafka_address(settings), settings.worker.group, settings.events_topics
+    return Finality(
+        ClickHouseFinality(store_address(settings)),
+        lambda: admin.group_lag(kafka, group, topics, uncommitted=True),
+        load_rules(settings.signals),
+        SystemClock(),
+        metrics,
+    )
+
+
 def shared_settings(settings: Settings) -> dict[str, str]:
     """The settings that decide what is stored, as text: the same for every worker of a store."""
     mapping = ",".join(f"{topic}={name}" for topic, name in sorted(settings.workspaces.items()))
@@ -303,7 +317,7 @@ async def run_worker(
         await keeper.turn()  # what the files propose is in force for the first record already
     first = Part(settings.events_topics[0], 0)
     questions = KafkaPublisher(kafka, settings.worker.group)
-    signals = build_signals(settings, questions, metrics)
+    signals, finality = build_signals(settings, questions, metrics), build_finality(settings, metrics)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
     endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)
     url = endpoint.start()
@@ -315,6 +329,7 @@ async def run_worker(
     background = asyncio.ensure_future(refresher.run())
     collector = asyncio.ensure_future(_collect_now_and_then())
     watching = asyncio.ensure_future(signals.run(lambda: first in worker.members.parts))
+    marking = asyncio.ensure_future(finality.run(lambda: first in worker.members.parts))
     sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper, in_force), metrics, log).run())
     trusting = asyncio.ensure_future(keeper.run())
     pricing = asyncio.ensure_future(prices.run())
@@ -326,7 +341,7 @@ async def run_worker(
             watcher.cancel()
         refresher.stop()
         await background
-        await _cancelled(sweeping, watching, trusting, pricing, collector)
+        await _cancelled(sweeping, watching, marking, trusting, pricing, collector)
         await questions.close()
         endpoint.stop()
         log.info("worker stopped")

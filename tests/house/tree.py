@@ -76,8 +76,9 @@ def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
     """Every command by the words that call it, such as `topics apply`."""
     found: dict[str, click.Command] = {}
     for name, command in group.commands.items():
-        if hasattr(command, "commands"):
+        group_of_others = hasattr(command, "commands")
+        if group_of_others:
             found |= commands(command, f"{prefix}{name} ")  # type: ignore[arg-type]
-        elif not command.hidden:
+        if not command.hidden and (not group_of_others or getattr(command, "invoke_without_command", False)):
             found[prefix + name] = command
     return found

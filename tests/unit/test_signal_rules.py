@@ -107,6 +107,9 @@ def test_budgets_are_exact_and_agents_warn_as_they_say(tmp_path: Path) -> None:
         ("[defaults.loops]\ntimes = 3.5", "defaults.loops.times", "whole number"),
         ("[defaults.velocity]\nfloor = -1", "defaults.velocity.floor", "above 0"),
         ("[defaults]\nvelocity = 3", "defaults.velocity", "must be a table"),
+        ("[defaults]\nlateness_hours = -1", "defaults.lateness_hours", "above 0"),
+        ("[defaults]\nlateness_hours = false", "defaults.lateness_hours", "must be a number"),
+        ("[workspaces.a]\nlateness_hours = 8785", "workspaces.a.lateness_hours", "at most 8784"),
         ("[defaults.failures]\nagents = 3", "defaults.failures.agents", "table of names"),
         ("[defaults]\nburn = 3", "defaults.burn", "list of tables"),
         ("[[defaults.burn]]\nbudget = 0.1", "defaults.burn[0]", "lacks threshold, short_minutes, long_minutes"),
@@ -155,6 +158,12 @@ def test_a_wrong_budget_is_refused_and_its_place_told(tmp_path: Path, text: str,
         load_budgets(settings(tmp_path, None, text))
     assert place in told.value.message
     assert what in told.value.message
+
+
+@pytest.mark.parametrize(("hours", "seconds"), [("0", 0), ("0.0", 0), ("0.01", 36), ("0.5", 1800), ('"1.25"', 4500)])
+def test_lateness_is_hours_and_parts_of_them(tmp_path: Path, hours: str, seconds: int) -> None:
+    rules = load_rules(settings(tmp_path, f"[workspaces.a]\nlateness_hours = {hours}"))
+    assert (rules.of("a").lateness_s, rules.of("b").lateness_s) == (seconds, 24 * 3600)
 
 
 def test_a_small_amount_is_what_it_is(tmp_path: Path) -> None:

@@ -141,15 +141,21 @@ async def check_input_topics(address: KafkaAddress, names: Sequence[str]) -> Non
             )
 
 
-async def group_lag(address: KafkaAddress, group: str, names: Sequence[str]) -> list[GroupLag]:
-    """How far a group has come on every partition of these topics. Topics that do not exist have none."""
+async def group_lag(
+    address: KafkaAddress, group: str, names: Sequence[str], *, uncommitted: bool = False
+) -> list[GroupLag]:
+    """How far a group has come on every partition of these topics. Topics that do not exist have none.
+
+    With `uncommitted`, what a producer's transaction has not committed yet counts as there.
+    """
     async with session(address) as client:
         found = await client.describe_topics(list(names))
         parts = [TopicPartition(t["topic"], p["partition"]) for t in found for p in t["partitions"]]
         offsets = await client.list_consumer_group_offsets(group, partitions=parts) if parts else {}
     if not parts:
         return []
-    consumer = AIOKafkaConsumer(isolation_level="read_committed", **address.common)
+    isolation = "read_uncommitted" if uncommitted else "read_committed"
+    consumer = AIOKafkaConsumer(isolation_level=isolation, **address.common)
     try:
         await consumer.start()
         starts, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)

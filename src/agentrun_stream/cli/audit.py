@@ -67,7 +67,8 @@ def audit(
 ) -> None:
     """Fold the log again up to what is committed and compare every table with it; exit code 1 where anything differs.
 
-    It only reads, and runs beside workers; --repair is a dry run unless --yes is given. TIME is 15m, 2h, 7d or a date.
+    It changes nothing but the list of past audits, and runs beside workers; --repair is a dry run unless --yes is given. TIME
+    is 15m, 2h, 7d or a date.
     """
     if watch is not None:
         if repair:

@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -157,8 +157,8 @@ def require_embedded() -> None:
             )
 
 
-def since(text: str | None, now: datetime) -> datetime | None:
-    """A time from `15m`, `2h`, `7d`, or a date or time of ISO 8601 (UTC where it names no offset)."""
+def since(text: str | None, now: datetime, zone: tzinfo = UTC) -> datetime | None:
+    """A time from `15m`, `2h`, `7d`, or a date or time of ISO 8601 (of this zone where it names no offset)."""
     if text is None:
         return None
     if ago := _AGO.match(text):
@@ -170,7 +170,7 @@ def since(text: str | None, now: datetime) -> datetime | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{text!r} is not a time.", "Try 15m, 2h, 7d, 2026-01-01 or 2026-01-01T12:00:00Z.") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    return found.replace(tzinfo=zone) if found.tzinfo is None else found
 
 
 def place(text: str) -> tuple[Part, int]:

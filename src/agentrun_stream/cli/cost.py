@@ -1,6 +1,6 @@
-"""`agentrun cost`: how a run's amount came about, and what has no price.
+"""`agentrun cost`: what runs cost, how a run's amount came about, and what has no price.
 
-Must not live here: prices, what a run is billed by (runtime/bills.py).
+Must not live here: prices, what a run is billed by (runtime/bills.py), the report itself (cost_report.py).
 """
 
 import asyncio
@@ -11,16 +11,19 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from agentrun_stream.cli.common import DataOption, printable, store_for
-from agentrun_stream.cli.output import Output, OutputOption, as_json, money, table, write
+from agentrun_stream.cli.common import DataOption, client_for, printable, store_for
+from agentrun_stream.cli.cost_report import build, show
+from agentrun_stream.cli.output import Output, OutputOption, QueryOutput, as_json, money, table, write
+from agentrun_stream.cli.period import Words, period_of, previous
 from agentrun_stream.errors import ConfigError, UsageError
-from agentrun_stream.store import prices
+from agentrun_stream.store import prices, reports
 from agentrun_stream.store.client import connect
 from agentrun_stream.store.queries import Connection, find_runs
 from agentrun_stream.store.reader import load_runs
+from agentrun_stream.store.reports import Asked
 from agentrun_stream.telemetry.logs import clean
 
-app = typer.Typer(name="cost", help="What runs cost.", no_args_is_help=True)
+app = typer.Typer(name="cost", help="What runs cost.")
 
 _STORED: Final = (
     *("cost_reported", "cost_computed", "cost_lo", "cost_hi", "cost_effective", "effective_source", "price_status"),
@@ -41,9 +44,47 @@ _NAMED: Final = ("provider", "model", "service_tier", "price_status")
 _TO_BE_PRICED: Final = frozenset({"unknown_model", "unknown_provider", "context_unpriced"})
 
 
-@app.callback()
-def cost() -> None:
-    """What runs cost: reported, computed by the price book, and which of these counts. Unknown is never zero."""
+@app.callback(
+    invoke_without_command=True, epilog="Example: agentrun cost --by agent,model --month 2026-11 --tz Europe/Zurich"
+)
+def cost(
+    context: typer.Context,
+    data: DataOption = None,
+    by: Annotated[str, typer.Option(help="Dimensions with commas between: agent,model,day,tag:KEY,...")] = "agent",
+    since: Annotated[str | None, typer.Option(help="Runs that ended since: 15m, 2h, 7d, 2026-01-01.")] = None,
+    until: Annotated[str | None, typer.Option(help="Runs that ended before.")] = None,
+    month: Annotated[str | None, typer.Option(help="Runs that ended in this month, such as 2026-11.")] = None,
+    tz: Annotated[str, typer.Option(help="The zone by which days and months are cut.")] = "UTC",
+    compare: Annotated[bool, typer.Option("--compare", help="Beside the period of the same length before.")] = False,
+    workspace: Annotated[str | None, typer.Option("--workspace", "-w", help="Runs of this workspace.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Runs of this agent id.")] = None,
+    output: Annotated[QueryOutput, typer.Option("-o", "--output", help="How to print.")] = QueryOutput.TABLE,
+) -> None:
+    """What closed runs cost: reported, computed by the price book, and which of these counts. Unknown is never zero."""
+    if context.invoked_subcommand is not None:
+        _alone(context)
+        return
+    names = reports.dimensions([name.strip() for name in by.split(",") if name.strip()])
+    words, now = Words(since, until, month, tz), datetime.now(UTC)
+    period, before = period_of(words, now), None
+    if compare:
+        if times := [name for name in names if name in reports.TIMES]:
+            raise UsageError("--compare compares whole periods.", f"Leave {', '.join(times)} out of --by.")
+        period, before = previous(words, period, now)
+    asked = [None if p is None else Asked(p.since, p.until, workspace, agent) for p in (period, before)]
+    assert asked[0] is not None
+    show(build(client_for(data), asked[0], names, tz, asked[1]), output)
+
+
+def _alone(context: typer.Context) -> None:
+    """The flags of the report mean nothing to the commands below it, so they are not to be lost in silence."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            words = f"--{name.replace('_', '-')} stands before {context.invoked_subcommand}, where it means the report."
+            raise UsageError(
+                words, f"Write `agentrun cost {context.invoked_subcommand} ...` with its own flags behind."
+            )
 
 
 @app.command(epilog="Example: agentrun cost explain run-42")

@@ -159,7 +159,7 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | dict):
         return json.dumps(value, default=_plain, ensure_ascii=False)
-    return str(value)
+    return _plain(value)
 
 
 def _csv_cell(value: Any) -> str:
@@ -170,5 +170,5 @@ def _csv_cell(value: Any) -> str:
     return f"'{text}" if text[:1] in {"=", "+", "-", "@"} and not isinstance(value, int | float | Decimal) else text
 
 
-def _plain(value: object) -> object:
-    return str(value)
+def _plain(value: object) -> str:
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)  # never 1E-12

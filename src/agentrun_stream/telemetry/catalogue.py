@@ -170,6 +170,13 @@ CATALOGUE: Final = (
     Metric("window_refresh_seconds", "histogram", "seconds", "Time of one refresh of the cost windows.", (), _SHORT_S),
     Metric("window_age_seconds", "gauge", "seconds", "Since the last finished refresh; on the worker that refreshes."),
     Metric(
+        "watermark_timestamp_seconds",
+        "gauge",
+        "seconds",
+        "Append time up to which everything of a partition is stored, as Unix time; on the worker that refreshes.",
+        (_TOPIC, _PARTITION),
+    ),
+    Metric(
         "audit_residual", "gauge", "rows", "Rows that differ in the last audit, by check.", (Label("check", CHECKS),)
     ),
     Metric("audit_records", "gauge", "records", "Records that the last audit folded again."),

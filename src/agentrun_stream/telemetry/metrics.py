@@ -173,6 +173,7 @@ class Metrics:
     store_backoff_seconds: GaugeSeries
     window_refresh_seconds: HistogramSeries
     window_age_seconds: GaugeSeries
+    watermark_timestamp_seconds: GaugeSeries
     audit_residual: GaugeSeries
     audit_records: GaugeSeries
     audit_duration_seconds: GaugeSeries

@@ -240,6 +240,7 @@ def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: in
         "closed_by": snap.closed_by,
         "time_basis": snap.time_basis,
         "revision": offset_of(pos),
+        "appended_at": _settled_at(state, snap, row),
         "runs": 0,
     }
     if not state.closed or int(snap.closed_s) // 60 * 60 != minute:
@@ -261,3 +262,10 @@ def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: in
         "cost_computed": row["cost_computed"],
         "cost_effective": row["cost_effective"],
     }
+
+
+def _settled_at(state: RunState, snap: Snapshot, row: dict[str, Any]) -> float:
+    """The append time of the last event that changed what is settled: neither an eval nor a claim does."""
+    if not (state.evals or state.claims or state.marks):
+        return float(row["last_event_at"])
+    return max([snap.append_ms, *(step.append_ms for step in state.steps.values())]) / 1000

@@ -17,6 +17,7 @@ from agentrun_stream.processors.signals.velocity import VelocityRule
 LEARNED: Final = "learned"
 LATENESS_HOURS: Final = 24
 _WEEK_M: Final = 7 * 24 * 60
+_YEAR_H: Final = 24 * 366
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def _rules(said: Mapping[str, Any]) -> WorkspaceRules:
         VelocityRule(**said.get("velocity", {})),
         LoopRule(**said.get("loops", {})),
         tuple(said.get("burn", ())),
-        said.get("lateness_hours", LATENESS_HOURS) * 3600,
+        int(said.get("lateness_hours", LATENESS_HOURS) * 3600),
     )
 
 
@@ -120,6 +121,11 @@ def _burn_rule(value: Any, where: str) -> BurnRule:
     return rule
 
 
+def _hours(value: Any, where: str) -> Decimal:
+    """Hours, also parts of one; none at all is a lateness too."""
+    return Decimal(0) if value == 0 and not isinstance(value, bool) else number(0, _YEAR_H)(value, where)
+
+
 _FAILURES: Final[dict[str, Reader]] = {"baseline": _baseline, "counts": _statuses}
 _BURN: Final[dict[str, Reader]] = {
     "budget": number(0, 1),
@@ -133,5 +139,5 @@ _WORKSPACE: Final[dict[str, Reader]] = {
     "velocity": _section({"floor": _USD, "factor": number(), "five_minutes": _USD, "hour": _USD}),
     "loops": _section({"times": whole(2, 1000)}),
     "burn": _burn,
-    "lateness_hours": whole(0, 24 * 366),
+    "lateness_hours": _hours,
 }
