@@ -37,7 +37,8 @@ class Key(NamedTuple):
     """What there is one row of. '' is a name that is not known, `status` '' a run that is priced in full.
 
     `provider` and `model` are those that are charged, by the price book's names; `run_provider` and `run_model` what the run
-    says. Prices are None where there is none; `billed` and `counted` say whether the amount and the quantity are known.
+    says. `source` is where the price is from; of a difference to what was reported, its class. Prices are None where there is
+    none; `billed` and `counted` say whether the amount and the quantity are known.
     """
 
     start_s: int
@@ -59,19 +60,21 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Sums:
-    """The quantity of a row, and what it adds to effective cost besides billed cost. Each run is counted in one row only.
+    """The quantity of a row, its effective cost, how many charges it is of. Each run is counted in one row only.
 
     `unpriced` counts runs whose effective cost is not known, `uncomputed` those whose computed one is not.
     """
 
     quantity: Decimal = _ZERO
     effective: Decimal | None = None
+    charges: int = 0
     runs: int = 0
     unpriced: int = 0
     uncomputed: int = 0
 
     def add(self, quantity: Decimal, effective: Decimal | None) -> None:
         """One more charge."""
+        self.charges += 1
         self.quantity = EXACT.add(self.quantity, quantity)
         if effective is not None:
             self.effective = EXACT.add(self.effective or _ZERO, effective)
@@ -156,6 +159,7 @@ def _charges(run: Settled, told: Explanation | None, start_s: int) -> Iterator[C
         if rest or not lines:
             yield _adjustment(base, meter, rest, None if effective is None else rest)
     if effective is not None and effective != computed:
+        base = base._replace(source=run.diff_class)
         if computed is None:
             yield Charge(base._replace(meter=REPORTED), _ZERO, effective)
         else:
@@ -187,7 +191,7 @@ def _line(base: Key, line: Line, run: Settled) -> Charge:
 
 def _adjustment(base: Key, meter: str, amount: Decimal, effective: Decimal | None) -> Charge:
     """A charge of so many dollars at one dollar each, because a unit price is never negative."""
-    key = base._replace(meter=meter, list_price=_ONE, unit_price=_ONE, billed=True, counted=True, source="")
+    key = base._replace(meter=meter, list_price=_ONE, unit_price=_ONE, billed=True, counted=True)
     return Charge(key, amount, effective)
 
 

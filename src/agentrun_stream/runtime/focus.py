@@ -14,7 +14,7 @@ from agentrun_stream.runtime.charges import ADJUSTMENTS, Charges, Key, Sums, cos
 Invoiced = Mapping[tuple[str, str, str], str]
 
 OWN_COLUMNS: Final = (
-    *("x_AgentId", "x_RunProvider", "x_RunModel", "x_PriceSource", "x_AboveInputTokens", STATUS, "x_Runs"),
+    *("x_AgentId", "x_Model", "x_RunProvider", "x_RunModel", "x_PriceSource", "x_AboveInputTokens", STATUS, "x_Runs"),
     *("x_UnpricedRuns", "x_UncomputedRuns", "x_Estimated"),
 )
 HEADER: Final = (*(column.name for column in COLUMNS), *OWN_COLUMNS)
@@ -126,6 +126,7 @@ def _amounts(key: Key, sums: Sums) -> Row:
 def _own(key: Key, sums: Sums) -> Row:
     return {
         "x_AgentId": key.agent_id or None,
+        "x_Model": key.model or None,
         "x_RunProvider": key.run_provider or None,
         "x_RunModel": key.run_model or None,
         STATUS: key.status or None,
