@@ -105,7 +105,7 @@ def test_an_invoice_beside_our_runs(made: Lane, tmp_path: Path) -> None:
     assert reasons[anthropic, NAME, "04"] == [("reported:batch_or_flex_half", "-1.500000000000")]
     assert reasons["house", "house-model", "06"] == [("unpriced", "4.000000000000")]
     table = made.agentrun("cost", "reconcile", invoice(tmp_path, LINES)).out
-    assert "total: invoiced $28.30" in table
+    assert "total: invoiced $24.80" in table
     said = list(
         csv.DictReader(made.agentrun("cost", "reconcile", invoice(tmp_path, LINES), "-o", "csv").out.splitlines())
     )

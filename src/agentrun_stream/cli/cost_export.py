@@ -20,7 +20,7 @@ import typer
 from agentrun_stream.cli.common import DataOption, printable, since, store_for
 from agentrun_stream.cli.output import Output, OutputOption, as_json, csv_line, say, table, write
 from agentrun_stream.errors import ConfigError, UsageError
-from agentrun_stream.store import charges, invoices
+from agentrun_stream.store import charges, invoices, prices
 from agentrun_stream.store.charges import Span
 from agentrun_stream.store.client import connect
 
@@ -55,17 +55,18 @@ def export(
         raise UsageError("There is one form of export.", "Add --focus.")
     from agentrun_stream.proof import opinions_in_force  # noqa: PLC0415 - the prices take 0.2 s; only this needs them
     from agentrun_stream.runtime import focus as form  # noqa: PLC0415 - as above
-    from agentrun_stream.runtime.charges import DAY_S, HOUR_S, charged  # noqa: PLC0415 - as above
+    from agentrun_stream.runtime.charges import DAY_S, HOUR_S, Books, charged  # noqa: PLC0415 - as above
 
     every_s = HOUR_S if hourly else DAY_S
     span = span_of((since_text, until_text, month), workspace, every_s)
     settings, address = store_for(data)
     client = connect(address)
     opinions, covered = asyncio.run(opinions_in_force(settings)), invoices.covered(client)
+    books = Books(prices.contents(client))
     before, told = charges.digest(client, span), Counter[str]()
     with _file(to) as out:
         out.write(csv_line(form.HEADER))
-        for period in charged(client, span, opinions, every_s):
+        for period in charged(charges.settled(client, span), books, opinions, every_s):
             for row in form.rows(period, every_s, covered):
                 out.write(csv_line([row.get(name) for name in form.HEADER]))
                 told["rows"] += 1

@@ -17,7 +17,7 @@ from agentrun_stream.cli.output import QueryOutput, as_csv, as_json, money, say,
 from agentrun_stream.config import Settings
 from agentrun_stream.errors import ConfigError, UsageError
 from agentrun_stream.model.money import rounded
-from agentrun_stream.store import invoices, prices
+from agentrun_stream.store import charges, invoices, prices
 from agentrun_stream.store.charges import Span
 from agentrun_stream.store.client import connect
 from agentrun_stream.store.queries import Connection
@@ -118,11 +118,12 @@ def _compared(
 ) -> list["Compared"]:
     from agentrun_stream.proof import opinions_in_force  # noqa: PLC0415 - as above
     from agentrun_stream.runtime import reconcile as held  # noqa: PLC0415 - as above
-    from agentrun_stream.runtime.charges import HOUR_S, charged  # noqa: PLC0415 - as above
+    from agentrun_stream.runtime.charges import HOUR_S, Books, charged  # noqa: PLC0415 - as above
 
     opinions = asyncio.run(opinions_in_force(settings))
-    span = Span(*held.days(lines), workspace)
-    return held.reconcile(lines, held.by_hour(charged(client, span, opinions, HOUR_S)))
+    pages = charges.settled(client, Span(*held.days(lines), workspace))
+    hours = held.by_hour(charged(pages, Books(prices.contents(client)), opinions, HOUR_S))
+    return held.reconcile(lines, hours)
 
 
 def _import(client: Connection, parsed: "Parsed", named: str | None, file: Path) -> None:

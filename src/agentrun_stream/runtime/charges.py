@@ -4,12 +4,10 @@ Every run's stored amounts are in the sums of its rows, to the last digit: what 
 Must not live here: SQL, files, FOCUS's rules (pricing/focus.py), prices.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, NamedTuple
-
-from clickhouse_connect.driver.client import Client
 
 from agentrun_stream.errors import ConfigError
 from agentrun_stream.model.opinions import Opinions
@@ -18,9 +16,7 @@ from agentrun_stream.pricing.books import book_of
 from agentrun_stream.pricing.price import ROUNDING, Explanation, Line
 from agentrun_stream.pricing.sheet import EXACT, total
 from agentrun_stream.runtime.bills import explained
-from agentrun_stream.store import charges, prices
-from agentrun_stream.store.charges import Settled, Span
-from agentrun_stream.store.reader import load_runs
+from agentrun_stream.store.charges import Page, Settled
 
 HOUR_S: Final = 3_600
 DAY_S: Final = 86_400
@@ -94,8 +90,8 @@ class Charge(NamedTuple):
 class Books:
     """The price books that were in force, by digest, opened when they are first asked for."""
 
-    def __init__(self, client: Client) -> None:
-        self._contents = prices.contents(client)
+    def __init__(self, contents: Mapping[str, str]) -> None:
+        self._contents = contents
         self._opened: dict[str, PriceBook] = {}
 
     def __getitem__(self, digest: str) -> PriceBook | None:
@@ -109,20 +105,18 @@ class Books:
         return self._opened[digest]
 
 
-def charged(client: Client, span: Span, opinions: Opinions, every_s: int = DAY_S) -> Iterator[Charges]:
-    """What the runs of a span are charged for, one period after another; only one period is held."""
-    books, period, held = Books(client), 0, Charges()
-    for page in charges.settled(client, span):
-        states = load_runs(client, [run.key for run in page])
-        for run in page:
+def charged(pages: Iterable[Page], books: Books, opinions: Opinions, every_s: int = DAY_S) -> Iterator[Charges]:
+    """What runs are charged for, one period after another, for pages in order of time; only one period is held."""
+    period, held = 0, Charges()
+    for page in pages:
+        for run in page.runs:
             start = run.minute_s - run.minute_s % every_s
             if start != period and held:
                 yield held
                 held = {}
             period = start
-            state, book = states.get(run.key), books[run.book]
-            known = state is not None and book is not None
-            told = explained(state, opinions, book) if known else None  # type: ignore[arg-type]
+            state, book = page.states.get(run.key), books[run.book]
+            told = None if state is None or book is None else explained(state, opinions, book)
             _add(held, run, list(_charges(run, told, start)))
     if held:
         yield held

@@ -3,14 +3,15 @@
 Must not live here: what they are billed for (runtime/charges.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Final, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
+from agentrun_stream.model.run import RunState
 from agentrun_stream.ports import RunKey
-from agentrun_stream.store.reader import pieces, rows_of
+from agentrun_stream.store.reader import load_runs, pieces, rows_of
 from agentrun_stream.store.sql import literal
 
 PAGE_RUNS: Final = 500
@@ -60,7 +61,14 @@ class Settled(NamedTuple):
         return self.workspace, self.run_id
 
 
-def settled(client: Client, span: Span) -> Iterator[list[Settled]]:
+class Page(NamedTuple):
+    """Some closed runs, and the states of those that are still there."""
+
+    runs: Sequence[Settled]
+    states: Mapping[RunKey, RunState]
+
+
+def settled(client: Client, span: Span) -> Iterator[Page]:
     """The runs of a span in the order in which they settled, a page at a time."""
     at, after = span.since_s, ("", "")
     while True:
@@ -69,8 +77,10 @@ def settled(client: Client, span: Span) -> Iterator[list[Settled]]:
         found = [(int(minute), (workspace, run_id)) for minute, workspace, run_id in rows_of(client, sql)]
         if not found:
             return
-        rows = _rows(client, [key for _, key in found])
-        yield [rows[key]._replace(minute_s=minute) for minute, key in found if key in rows]
+        keys = [key for _, key in found]
+        rows = _rows(client, keys)
+        runs = [rows[key]._replace(minute_s=minute) for minute, key in found if key in rows]
+        yield Page(runs, load_runs(client, keys))
         at, after = found[-1]
 
 
