@@ -114,11 +114,11 @@ def test_an_invoice_beside_our_runs(made: Lane, tmp_path: Path) -> None:
 
 def test_mistakes_are_told_by_line_and_nothing_is_compared(made: Lane, tmp_path: Path) -> None:
     """Every wrong line with its number and reason; a missing column with what the file has."""
-    lines = [LINES[0], "anthropic,yesterday,m,1,USD,", "anthropic,2026-02-01,m,$1,USD,", ",2026-02-01,m,1,EUR,-1"]
+    lines = [LINES[0], "anthropic,9999-12-31,m,1,USD,", "anthropic,2026-02-01,m,$1,USD,", ",2026-02-01,m,1,EUR,-1"]
     told = made.agentrun("cost", "reconcile", invoice(tmp_path, lines), "--import")
     assert told.code == 2
     for words in (
-        "line 3: 'yesterday'",
+        "line 3: '9999-12-31'",
         "line 4: '$1'",
         "line 5: the provider",
         "line 5: the amount is in 'EUR'",

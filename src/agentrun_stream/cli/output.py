@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
 import typer
@@ -172,11 +173,14 @@ def _shown(value: Any) -> str:
 
 
 def _csv_cell(value: Any) -> str:
-    if value is None:
-        return ""
-    text = printable(_shown(value))
+    return "" if value is None else _csv_text(_shown(value))
+
+
+@lru_cache(maxsize=1024)  # a file says the same again and again
+def _csv_text(text: str) -> str:
+    safe = printable(text)
     # A spreadsheet would run it, if it is no plain number.
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} and not _NUMBER.match(text) else text
+    return f"'{safe}" if safe[:1] in {"=", "+", "-", "@"} and not _NUMBER.match(safe) else safe
 
 
 def _plain(value: object) -> object:

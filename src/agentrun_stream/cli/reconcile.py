@@ -75,6 +75,8 @@ def reconcile(
     lines = [line for some in parsed.invoices.values() for line in some]
     if not lines:
         raise UsageError("The invoice has no line.", "Check the file.")
+    if import_ and invoice is None and str(file) == "-" and "" in parsed.invoices:
+        raise UsageError("What comes from stdin has no name.", "Give the invoice's id: --invoice ID.")
     compared = _compared(client, settings, lines, workspace)
     if import_:
         _import(client, parsed, invoice, file)

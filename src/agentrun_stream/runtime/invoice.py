@@ -29,6 +29,7 @@ _FOCUS_SIGNS: Final = frozenset({"BilledCost", "ChargePeriodStart"})
 _AMOUNT: Final = re.compile(r"[+-]?\d{1,20}(\.\d{1,12}0*)?\Z")
 _TOKENS: Final = re.compile(r"\d{1,18}\Z")
 _NOON: Final = time(12, tzinfo=UTC)
+_YEARS: Final = range(2000, 2100)
 _TOKEN_UNITS: Final = frozenset({None, "token", "tokens"})
 
 
@@ -110,9 +111,11 @@ def _names(book: PriceBook, names: tuple[str, str], day: date) -> tuple[str, str
 
 
 def _day(text: str) -> date | None:
-    """A day, or the UTC day of a time."""
+    """A day, or the UTC day of a time; None where it is none, or of no century in which models cost anything."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
+        return None
+    if at.year not in _YEARS:
         return None
     return (at if at.tzinfo is None else at.astimezone(UTC)).date()

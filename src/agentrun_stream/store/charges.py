@@ -27,9 +27,10 @@ SELECT run_id, ifNull(agent_id, ''), ifNull(provider, ''), ifNull(model, ''), to
     toString(cost_effective), price_status, price_book, ifNull(diff_class, '')
 FROM runs FINAL WHERE workspace = {workspace:String} AND run_id IN {ids:Array(String)}
 """
-_DIGEST: Final = (
-    "SELECT count(), groupBitXor(cityHash64(workspace, run_id, minute, _version)) FROM settlements FINAL WHERE {where}"
-)
+_DIGEST: Final = """
+SELECT count(), groupBitXor(cityHash64(tuple(workspace, run_id, minute, cost_computed, cost_effective))) FROM settlements FINAL
+WHERE {where}
+"""
 
 
 class Span(NamedTuple):
