@@ -24,6 +24,11 @@ FLEET_RUNS = 150
 SONNET: dict[str, Any] = {"provider": "anthropic", "model": "claude-sonnet-4-5-20250929"}
 HAIKU = {"provider": "anthropic", "model": "claude-haiku-4-5-20251001"}
 PRICES = """
+[[price]]
+model = "fraction"
+provider = "anthropic"
+input = 0.0000015
+output = 0.0000007
 [[discount]]
 model = "*"
 provider = "openai"
@@ -69,6 +74,14 @@ def awkward() -> list[bytes]:
                     f"tiny{n}", "a", **usage(provider="openai", model="gpt-4o-mini", input_tokens=n, output_tokens=1)
                 ),
                 run_event(f"tiny{n}"),
+            )
+        ),
+        *(
+            event
+            for n in range(1, 6)
+            for event in (
+                step_event(f"fraction{n}", "a", **usage(model="fraction", input_tokens=n, output_tokens=n * n)),
+                run_event(f"fraction{n}"),
             )
         ),
         run_event("open", status="running", cost=cost, **SONNET),
@@ -137,6 +150,8 @@ def test_an_export_keeps_the_rules_of_focus(charged: Lane, tmp_path: Path) -> No
         assert row["BillingPeriodStart"] <= row["ChargePeriodStart"] < row["ChargePeriodEnd"] <= row["BillingPeriodEnd"]
         assert row["x_Estimated"] == "true"
     assert len({tuple(row.values()) for row in rows}) == len(rows)
+    assert "rounding" in {row["SkuMeter"] for row in rows}
+    assert "changed" not in {row["SkuMeter"] for row in rows}  # each run is explained by its lines
 
 
 def test_the_sums_are_those_of_the_runs(charged: Lane, rows: list[dict[str, str]]) -> None:
