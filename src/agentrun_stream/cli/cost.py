@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from agentrun_stream.cli import cost_export, cost_tree, reconcile
 from agentrun_stream.cli.common import DataOption, printable, store_for
 from agentrun_stream.cli.output import Output, OutputOption, as_json, money, table, write
 from agentrun_stream.errors import ConfigError, UsageError
@@ -22,8 +21,6 @@ from agentrun_stream.store.reader import load_runs
 from agentrun_stream.telemetry.logs import clean
 
 app = typer.Typer(name="cost", help="What runs cost.", no_args_is_help=True)
-for part in (cost_export, reconcile, cost_tree):
-    app.add_typer(part.app)
 
 _STORED: Final = (
     *("cost_reported", "cost_computed", "cost_lo", "cost_hi", "cost_effective", "effective_source", "price_status"),

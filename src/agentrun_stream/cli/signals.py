@@ -82,9 +82,15 @@ def _failures(value: float, state: Mapping[str, Any]) -> str:
 def _velocity(_value: float, state: Mapping[str, Any]) -> str:
     runaways = [f"{run['run_id']} at {money(run['cost'])}" for run in state["runaways"]]
     said = f"{money(state['five_minutes'])} in 5 minutes, {money(state['hour'])} in an hour"
-    return (
+    said = (
         f"{said}; a run may cost {money(state['run_limit'])}{'; over it: ' + ', '.join(runaways) if runaways else ''}"
     )
+    return _without_price(said, state)
+
+
+def _without_price(said: str, state: Mapping[str, Any]) -> str:
+    unknown = state.get("unpriced_runs")
+    return f"{said}; {unknown} runs without a price" if unknown else said
 
 
 def _loops(value: float, state: Mapping[str, Any]) -> str:
@@ -100,7 +106,7 @@ def _burn(_value: float, state: Mapping[str, Any]) -> str:
 def _budget(_value: float, state: Mapping[str, Any]) -> str:
     projected = UNKNOWN if state["projected"] is None else money(state["projected"])
     said = f"{money(state['spent'])} of {money(state['limit'])} spent, {projected} projected"
-    return f"{said}; {state['unpriced_runs']} runs without a price" if state["unpriced_runs"] else said
+    return _without_price(said, state)
 
 
 _SAYS: Final[Mapping[str, Callable[[float, Mapping[str, Any]], str]]] = {
