@@ -85,6 +85,30 @@ def work(workspace: str, ended: datetime) -> list[bytes]:
     return [*events, run_event(f"{workspace}-dear", **dear, **told)]
 
 
+def assert_shown(made: Lane, found: dict[tuple[str, str, str], Any]) -> None:
+    """`agentrun signals` tells the rows as they stand: in JSON whole, in the table in words, by workspace and level."""
+    said = orjson.loads(made.agentrun("signals", "-o", "json").out)
+    assert said["refreshed"] is True
+    told = {(row["workspace"], row["agent_id"], row["signal"]): row["state"] for row in said["signals"]}
+    fast = {"five_minutes", "hour"}  # minutes pass
+    assert told.keys() == found.keys()
+    assert all(
+        told[key] == found[key] for key in found if not fast & found[key].keys() and "projected" not in found[key]
+    )
+    shown = made.agentrun("signals", "--workspace", "strict", "--level", "over")
+    assert shown.code == 0, shown
+    for words in (
+        "baseline 2.0% (configured); 6 of 12 runs failed, 95 % between",
+        "a run may cost $10.00; over it: strict-dear at $40.00",
+        "strict-loop calls read 4 times",
+        "$42.75 of $1.00 spent",
+        "1 runs without a price",
+    ):
+        assert words in shown.out, shown.out
+    assert "lax" not in shown.out
+    assert "No signal matches." in made.agentrun("signals", "--agent", "nobody").out
+
+
 @pytest.fixture
 def made(agentrun_stack: Stack, tmp_path: Path) -> Iterator[Lane]:
     (tmp_path / "rules.toml").write_text(RULES)
@@ -99,6 +123,7 @@ def test_workspaces_are_held_against_their_own_rules(made: Lane, tmp_path: Path)
     """The same work in two workspaces: what is an alarm in one is none in the other, in table, gauges and topic alike."""
     now = datetime.now(UTC)
     made.produce([event for name in ("strict", "lax") for event in work(name, now - timedelta(minutes=2))])
+    assert "has not run yet" in made.agentrun("signals").out
     made.start()
     made.wait()
     levels = {
@@ -138,6 +163,7 @@ def test_workspaces_are_held_against_their_own_rules(made: Lane, tmp_path: Path)
     assert (told[b"day/strict/agent-1"] or {})["spent"] == "42.75"
 
     assert made.metric("failure_evalue", workspace="strict", agent_id="agent-1") > 100
+    assert_shown(made, found)
     assert 0 < made.metric("failure_evalue", workspace="lax") < 1
     assert made.metric("spend_hour_usd", workspace="lax") == 42.75
     assert made.metric("looping_runs") == 1

@@ -12,6 +12,8 @@ from agentrun_stream.cli import (
     chaos,
     config,
     cost,
+    cost_export,
+    cost_tree,
     demo,
     dlq,
     doctor,
@@ -21,10 +23,12 @@ from agentrun_stream.cli import (
     prices,
     publish,
     query,
+    reconcile,
     refuse,
     replay,
     runs,
     show,
+    signals,
     status,
     store,
     topics,
@@ -64,6 +68,7 @@ MODULES: Final = (
     verify,
     keys,
     cost,
+    signals,
     prices,
     bench,
     chaos,
@@ -74,6 +79,9 @@ MODULES: Final = (
     store,
     config,
 )
+# More of the group `cost`, below what cost.py itself has.
+for part in (cost_tree, cost_export, reconcile):
+    cost.app.add_typer(part.app)
 for module in MODULES:
     app.add_typer(module.app)
 

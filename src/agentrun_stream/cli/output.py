@@ -6,11 +6,13 @@ Must not live here: where the values come from.
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
 import typer
@@ -23,6 +25,7 @@ from agentrun_stream.telemetry.logs import clean
 
 UNKNOWN: Final = "-"
 PIPE_WIDTH: Final = 400
+_NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?([Ee][+-]?\d+)?\Z")
 Rows = Sequence[Mapping[str, Any]]
 
 _STATUS_STYLE: Final = {
@@ -90,6 +93,13 @@ def as_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         writer.writerow(columns)
         writer.writerows([_csv_cell(value) for value in row] for row in rows)
         write(out.getvalue())
+
+
+def csv_line(cells: Sequence[Any]) -> str:
+    """One line of CSV, as safe as `as_csv`."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow([_csv_cell(value) for value in cells])
+    return out.getvalue()
 
 
 Formats = Mapping[str, Callable[[Any], str]]
@@ -163,11 +173,14 @@ def _shown(value: Any) -> str:
 
 
 def _csv_cell(value: Any) -> str:
-    if value is None:
-        return ""
-    text = printable(_shown(value))
-    # A spreadsheet would run it.
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} and not isinstance(value, int | float | Decimal) else text
+    return "" if value is None else _csv_text(_shown(value))
+
+
+@lru_cache(maxsize=1024)  # a file says the same again and again
+def _csv_text(text: str) -> str:
+    safe = printable(text)
+    # A spreadsheet would run it, if it is no plain number.
+    return f"'{safe}" if safe[:1] in {"=", "+", "-", "@"} and not _NUMBER.match(safe) else safe
 
 
 def _plain(value: object) -> str:

@@ -33,6 +33,7 @@ _ANSWER: Final = {
 # The amount is a string on the wire, so that its digits survive.
 _MONEY: Final = frozenset(
     {"cost_reported", "cost_computed", "cost_lo", "cost_hi", "cost_effective", "diff_abs", "diff_rel", "cost"}
+    | {"inclusive_cost_computed", "inclusive_cost_effective", "children_cost_effective", "amount"}
 )
 _SERVER_WORDS: Final = re.compile(r"(Code: \d+\..*?)(?:\s*\(for url [^)]*\))?\Z", re.DOTALL)
 _WORDS_MAX: Final = 1_000
