@@ -36,6 +36,7 @@ from agentrun_stream.runtime.policy import Flags
 from agentrun_stream.runtime.prices import PriceKeeper
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.rejudge import Rejudge
+from agentrun_stream.runtime.reprice import Reprice
 from agentrun_stream.runtime.retention import Expiry, Removal
 from agentrun_stream.runtime.signals.gauges import Gauges
 from agentrun_stream.runtime.signals.refresher import Opinions as SignalOpinions
@@ -50,6 +51,7 @@ from agentrun_stream.store.client import StoreAddress, connect
 from agentrun_stream.store.lineage import ClickHouseLineages
 from agentrun_stream.store.policy import ClickHousePolicies, InForce
 from agentrun_stream.store.prices import ClickHousePrices
+from agentrun_stream.store.reprice import ClickHouseReprices
 from agentrun_stream.store.signals import ClickHouseSignals
 from agentrun_stream.store.sweeps import Horizons
 from agentrun_stream.store.trust import ClickHouseTrust
@@ -213,14 +215,15 @@ def _armed(world: World, named: str) -> World:
 def build_sweeper(
     settings: Settings,
     worker: Worker,
-    helpers: tuple[KafkaPublisher, TrustKeeper, InForce],
+    helpers: tuple[KafkaPublisher, TrustKeeper, PriceKeeper, InForce],
     metrics: Metrics,
     log: FilteringBoundLogger,
 ) -> Sweeper:
     """The duties of an owner beside a worker's loop: silent and old runs, retention, children, changed opinions."""
-    (publisher, keeper, in_force), clock, days = helpers, SystemClock(), settings.retention
+    (publisher, keeper, prices, in_force), clock, days = helpers, SystemClock(), settings.retention
     store, trust = ClickHouseLineages(store_address(settings)), ClickHouseTrust(store_address(settings))
     policies = ClickHousePolicies(store_address(settings))
+    reprices = ClickHouseReprices(store_address(settings))
     policy = in_force, policies_of(settings)
     grace_s = settings.clickhouse.insert_timeout_s + _GRACE_MARGIN_S
     rules = LeaseRules(settings.leases.idle_timeout_s, settings.leases.max_age_s)
@@ -238,11 +241,13 @@ def build_sweeper(
         kinship.hear = metrics.lineage_again.inc
         flags = Flags(assigned, policies, clock, policy, grace_s)
         flags.hear = metrics.policy_again.inc
+        reprice = Reprice(assigned, reprices, clock, lambda: prices.book, grace_s)
+        reprice.hear = metrics.reprice_again.inc
         if not horizons:
-            return [leases, removal, rejudge, kinship, flags]  # others may have asked
+            return [leases, removal, rejudge, kinship, flags, reprice]  # others may have asked
         expiry = Expiry(assigned.part, horizons, store, publisher, clock)
         expiry.hear = metrics.expiries_asked.inc
-        return [leases, expiry, removal, rejudge, kinship, flags]
+        return [leases, expiry, removal, rejudge, kinship, flags, reprice]
 
     sweeper = Sweeper(worker.members, worker.source, clock, duties, settings.leases.sweep_every_s)
     sweeper.hear = SweepReport(log, metrics).hear
@@ -298,7 +303,7 @@ async def run_worker(
     prices = build_prices(settings, log)
     await prices.load()
     worker = build_worker(settings, (keeper, prices), metrics, log, resume=resume)
-    worker.members.prepare = keeper.load
+    worker.members.prepare = lambda: _opinions(keeper, prices)
     with contextlib.suppress(AgentrunError):  # a partition that is opened says so
         await keeper.turn()  # what the files propose is in force for the first record already
     first = Part(settings.events_topics[0], 0)
@@ -315,7 +320,9 @@ async def run_worker(
     background = asyncio.ensure_future(refresher.run())
     collector = asyncio.ensure_future(_collect_now_and_then())
     watching = asyncio.ensure_future(signals.run(lambda: first in worker.members.parts))
-    sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper, in_force), metrics, log).run())
+    sweeping = asyncio.ensure_future(
+        build_sweeper(settings, worker, (questions, keeper, prices, in_force), metrics, log).run()
+    )
     trusting = asyncio.ensure_future(keeper.run())
     pricing = asyncio.ensure_future(prices.run())
     watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None
@@ -330,6 +337,12 @@ async def run_worker(
         await questions.close()
         endpoint.stop()
         log.info("worker stopped")
+
+
+async def _opinions(keeper: TrustKeeper, prices: PriceKeeper) -> None:
+    """Bring opinions up to date: no older than those under which an owner before us finished anything."""
+    await keeper.load()
+    await prices.follow()
 
 
 async def _cancelled(*tasks: asyncio.Future[None]) -> None:

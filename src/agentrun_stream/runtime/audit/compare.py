@@ -13,7 +13,7 @@ from agentrun_stream.errors import ConfigError
 from agentrun_stream.model import lineage
 from agentrun_stream.model.lineage import Child, Lineage
 from agentrun_stream.model.opinions import Pricing
-from agentrun_stream.model.projection import OPINION_COLUMNS, PRICED_COLUMNS, Projection
+from agentrun_stream.model.projection import FIGURES, OPINION_COLUMNS, PRICED_COLUMNS, Projection
 from agentrun_stream.model.run import RunState, offset_of, position, row_version
 from agentrun_stream.pipeline import project
 from agentrun_stream.ports import RunKey
@@ -27,6 +27,8 @@ from agentrun_stream.store.rows import ACCRUAL_COLUMNS
 
 # A counter of the owner's, and when: no functions of the log.
 _RUN_OPINIONS: Final = frozenset({"projected_at", "projection", "_version", "trust_version", "verifier"})
+# Also which book a row names: one whose figures are the same under the book in force keeps its own.
+_AGREED: Final = (*OPINION_COLUMNS, "price_book")
 _AMOUNTS: Final = ACCRUAL_COLUMNS[13:19]
 Row = Mapping[str, Any]
 
@@ -204,10 +206,10 @@ class Comparison:
         made = project(state, *part, replace(opinions, price=self._priced_by(row)))
         if made is None or not _agree(made, row):
             return projection
-        if made.row["price_book"] == projection.row["price_book"]:
+        if any(made.row[name] != projection.row[name] for name in FIGURES):
+            self._findings.note("some runs are priced by an earlier price book: see `agentrun reprice`")
+        elif not _agree(projection, row, OPINION_COLUMNS):
             self._findings.note("some runs are still to be judged again under the registry in force")
-        else:
-            self._findings.note("some runs are priced by an earlier price book")
         return made
 
     def _priced_by(self, row: Row) -> Pricing:
@@ -259,9 +261,9 @@ class Comparison:
         return self._reach.start <= int(row["revision"]) < self._reach.committed
 
 
-def _agree(projection: Projection, row: Row) -> bool:
+def _agree(projection: Projection, row: Row, columns: Iterable[str] = _AGREED) -> bool:
     """Whether a row shows what opinions decide in the projection."""
-    return all(equal(projection.row[name], row.get(name)) for name in OPINION_COLUMNS)
+    return all(equal(projection.row[name], row.get(name)) for name in columns)
 
 
 def _offset(version: int) -> int:
