@@ -83,7 +83,7 @@ class PriceKeeper:
         Raises AgentrunError where the store can't say, LackingPricesError where the installed prices are not those in force.
         """
         held = await self._store.in_force()
-        if held is None or held.ordinal == self._book.ordinal:
+        if held is None or BookInForce(held.ordinal, held.digest) == self._book:
             return
         try:
             await self._take(held, None)

@@ -5,6 +5,7 @@ Must not live here: reading the log (refold.py), topics (outside.py).
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from agentrun_stream.ports import RunKey
 from agentrun_stream.pricing.books import book_of
 from agentrun_stream.pricing.price import pricing_by
 from agentrun_stream.processors.project import child_of
+from agentrun_stream.processors.project.cost import CLAIM_COLUMNS
 from agentrun_stream.runtime.audit.findings import Findings, Where, equal
 from agentrun_stream.runtime.audit.outside import Expected, expected
 from agentrun_stream.runtime.audit.refold import ObjectKey, Reach, Refold, Rules
@@ -30,6 +32,7 @@ _RUN_OPINIONS: Final = frozenset({"projected_at", "projection", "_version", "tru
 # Also which book a row names: one whose figures are the same under the book in force keeps its own.
 _AGREED: Final = (*OPINION_COLUMNS, "price_book")
 _AMOUNTS: Final = ACCRUAL_COLUMNS[13:19]
+_NO_CLAIM: Final[dict[str, Any]] = dict.fromkeys(CLAIM_COLUMNS)
 Row = Mapping[str, Any]
 
 
@@ -47,6 +50,7 @@ class Comparison:
         self.published: dict[RunKey, Expected] = {}
         self._pricings: dict[str, Pricing | None] = {}
         self.children: dict[RunKey, tuple[Child, Lineage]] = {}
+        self._accrued: dict[RunKey, Decimal] = {}  # reported cost
 
     def _where(self, offset: int | None, run: RunKey | None, thing: str = "") -> Where:
         return Where(self._reach.part, offset, run, thing)
@@ -121,6 +125,7 @@ class Comparison:
             run, key = (row["workspace"], row["run_id"]), (row["offset"], row["object_id"])
             if not reach.start <= key[0] < reach.committed or not self._ours(run, key[0]):
                 continue
+            self._accrued[run] = self._accrued.get(run, Decimal(0)) + Decimal(row["cost_reported"] or 0)
             where = self._where(key[0], run, key[1])
             if key in seen:
                 self._findings.differ("accruals", "accruals", where, "one row", "a second one")
@@ -244,9 +249,18 @@ class Comparison:
             if found is None:
                 self._findings.differ("settlements", "settlements", where, "a row", "no row")
             elif int(found["revision"]) < self._reach.committed:
-                facts = {name: value for name, value in wanted.items() if name != "_version"}
+                facts = {name: value for name, value in (_NO_CLAIM | wanted).items() if name != "_version"}
                 self._findings.differ_columns("settlements", "settlements", where, (facts, found))
+                self._adds_up(key, where, found)
         self._nothing(key, None, minutes)
+
+    def _adds_up(self, key: RunKey, where: Where, found: Row) -> None:
+        """What a run settles with is what it accrued, and what a shown claim says otherwise."""
+        settled = Decimal(found["cost_reported"] or 0) - Decimal(found["claim_difference"] or 0)
+        accrued = self._accrued.get(key, Decimal(0))
+        if found["runs"] and settled != accrued:
+            told = where._replace(column="cost_reported")
+            self._findings.differ("settlements", "settlements", told, f"{accrued} accrued", f"{settled} settled")
 
     def _nothing(self, key: RunKey, row: Row | None, minutes: Mapping[int, Row]) -> None:
         """What is left over must be newer than the commit, or from before the log."""

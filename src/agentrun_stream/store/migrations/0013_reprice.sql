@@ -52,3 +52,13 @@ CREATE TABLE IF NOT EXISTS reprice_progress
 ENGINE = ReplacingMergeTree(done_at)
 ORDER BY (topic, partition, id)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- Where a trusted claim is shown that differs from the merged snapshot: by how much the run settles otherwise than it accrued.
+-- NULL elsewhere. Less these, the settlements of a run are its accruals.
+ALTER TABLE settlements
+    ADD COLUMN IF NOT EXISTS claim_difference Nullable(Decimal(38, 12)) AFTER cost_effective,
+    ADD COLUMN IF NOT EXISTS claim_input_tokens Nullable(Int64) AFTER claim_difference,
+    ADD COLUMN IF NOT EXISTS claim_output_tokens Nullable(Int64) AFTER claim_input_tokens,
+    ADD COLUMN IF NOT EXISTS claim_cache_read_tokens Nullable(Int64) AFTER claim_output_tokens,
+    ADD COLUMN IF NOT EXISTS claim_cache_write_tokens Nullable(Int64) AFTER claim_cache_read_tokens,
+    ADD COLUMN IF NOT EXISTS claim_total_tokens Nullable(Int64) AFTER claim_cache_write_tokens;
