@@ -218,8 +218,8 @@ def test_two_workers_that_begin_with_other_prices_book_the_same(agentrun_stack: 
     ):
         other = Lane(one.stack, tmp_path / "other", one.name, one.topic, one.settings)
         try:
-            one.launch(**files[0])
-            other.launch(**files[1], AGENTRUN_WORKER__INSTANCE_ID="another")
+            one.launch(1, **files[0])
+            other.launch(1, **files[1], AGENTRUN_WORKER__INSTANCE_ID="another")
             one.produce(events[:450])
             soon(lambda: one.rows("SELECT 1 FROM accruals LIMIT 1"), what="the first facts")
             one.kill()

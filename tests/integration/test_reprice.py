@@ -187,7 +187,7 @@ def test_it_goes_on_whoever_is_killed_or_stops_waiting(agentrun_stack: Stack, tm
         assert found, said
         report = reprice(made, "--request", found[1])
         assert (report["runs"], report["changed"], report["moved_on"]) == (count, count, 0)
-        assert amounts(report["computed"]) == (5 * count, 7 * count, 0, 0)
+        assert amounts(report["computed"]) == (Decimal(5 * count), Decimal(7 * count), 0, 0)
         made.restart(0)
         rows = "SELECT cost_computed, projection, count() AS n FROM runs_latest GROUP BY ALL"
         assert made.rows(rows) == [{"cost_computed": 7, "projection": 1, "n": count}]

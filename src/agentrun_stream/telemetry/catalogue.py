@@ -82,6 +82,8 @@ CHECKS: Final = (
     "windows",
     "published",
     "signatures",
+    "closings",
+    "signals",
 )
 
 SIGNALS: Final = ("failures", "velocity", "loops", "burn", "budget_day", "budget_month")

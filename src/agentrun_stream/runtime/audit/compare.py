@@ -17,7 +17,7 @@ from agentrun_stream.model.opinions import Pricing
 from agentrun_stream.model.projection import FIGURES, OPINION_COLUMNS, PRICED_COLUMNS, Projection
 from agentrun_stream.model.run import RunState, offset_of, position, row_version
 from agentrun_stream.pipeline import project
-from agentrun_stream.ports import RunKey
+from agentrun_stream.ports import Part, RunKey
 from agentrun_stream.pricing.books import book_of
 from agentrun_stream.pricing.price import pricing_by
 from agentrun_stream.processors.project import child_of
@@ -43,7 +43,7 @@ class Comparison:
         self._reach = reach
         self._refold = refold
         self._rules = rules
-        self._limit = row_version(position(rules.epoch, reach.committed))
+        self.limit = row_version(position(rules.epoch, reach.committed))
         self._findings = findings
         # Runs that began before the log: what is left of it can't say what they are.
         self.older: set[RunKey] = set()
@@ -54,6 +54,20 @@ class Comparison:
 
     def _where(self, offset: int | None, run: RunKey | None, thing: str = "") -> Where:
         return Where(self._reach.part, offset, run, thing)
+
+    @property
+    def part(self) -> Part:
+        """The partition that is compared."""
+        return self._reach.part
+
+    @property
+    def states(self) -> Mapping[RunKey, RunState]:
+        """The runs as the log says they are."""
+        return self._refold.states
+
+    def judged(self, run: RunKey, offset: int) -> bool:
+        """Whether a row that stands at this offset is judged."""
+        return offset < self._reach.committed and self._ours(run, offset)
 
     def _ours(self, run: RunKey, offset: int) -> bool:
         """Whether a stored row is judged: not one of a run from before the log, nor of one that `since` leaves out."""
@@ -105,7 +119,7 @@ class Comparison:
         where = self._where(_offset(found if version is None else version), key[:2], f"{key[2]} {key[3]}".strip())
         if not row["holds"]:
             self._findings.differ("digests", "run_objects", where, "a row that adds up to its checksum", "it does not")
-        if found >= self._limit or not self._ours(key[:2], _offset(found)):
+        if found >= self.limit or not self._ours(key[:2], _offset(found)):
             return  # changed since the commit: the next audit looks at it
         if version is None:
             if not self._refold.expired(key[:2]):  # else it may await its removal

@@ -13,6 +13,7 @@ from agentrun_stream.ports import Part, RunKey
 
 CHECKS: Final = (
     *("coverage", "records", "digests", "projections", "settlements", "accruals", "windows", "published", "signatures"),
+    *("closings", "signals"),
 )
 KEPT_MAX: Final = 1_000
 RUNS_MAX: Final = 100_000
