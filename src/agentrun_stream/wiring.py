@@ -254,14 +254,14 @@ def build_sweeper(
     return sweeper
 
 
-def build_signals(settings: Settings, publisher: KafkaPublisher, metrics: Metrics) -> SignalRefresher:
+def build_signals(settings: Settings, publisher: KafkaPublisher, price: Pricing, metrics: Metrics) -> SignalRefresher:
     """What watches agents beside a worker's loop. Raises ConfigError where a rule or a budget is wrong."""
     options = settings.signals
     return SignalRefresher(
         ClickHouseSignals(store_address(settings)),
         publisher,
         SystemClock(),
-        SignalOpinions(load_rules(options), load_budgets(options), options.every_s),
+        SignalOpinions(load_rules(options), load_budgets(options), options.every_s, price),
         Gauges(metrics, options.series_max),
     )
 
@@ -308,7 +308,7 @@ async def run_worker(
         await keeper.turn()  # what the files propose is in force for the first record already
     first = Part(settings.events_topics[0], 0)
     questions = KafkaPublisher(kafka, settings.worker.group)
-    signals = build_signals(settings, questions, metrics)
+    signals = build_signals(settings, questions, prices.price, metrics)
     refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
     endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)
     url = endpoint.start()

@@ -54,3 +54,34 @@ def claim_difference(state: RunState, merged: Snapshot, settled: Mapping[str, An
         f"claim_{n}": (settled[n] or 0) - (count or 0) or None for n, count in zip(TOKENS, booked, strict=True)
     }
     return {"claim_difference": money.text(by) if by else None, **differing}
+
+
+def bill_before(state: RunState, less: Mapping[tuple[str, str], Sequence[int]]) -> Bill:
+    """The bill of a run's merged snapshot and of all its steps, before these tokens accrued (by basis and object).
+
+    What was reported is left out. With nothing to leave out it is the bill as the run stands, be it open or closed.
+    """
+    doc, time_s = ({}, 0.0) if state.snap is None else (state.snap.doc, state.snap.time_s)
+    if gone := less.get(("run", "")):
+        stated = zip(TOKENS, ledger.run_tokens(doc), gone, strict=True)
+        doc = doc | {"cost": (doc.get("cost") or {}) | {n: _before(count, by) for n, count, by in stated}}
+    calls = []
+    for step_id, step in state.steps.items():
+        gone = less.get(("step", step_id))
+        usage = step.usage if step.usage is None or gone is None else _usage_before(step.usage, gone)
+        call = None if usage is None else call_of(usage, step.time_s)
+        if call is not None:
+            calls.append(call)
+    return bill_of(doc, calls, time_s)
+
+
+def _usage_before(usage: Usage, gone: Sequence[int]) -> Usage:
+    tokens = [_before(count, by) for count, by in zip(usage[2:7], gone, strict=True)]
+    life = usage.cache_write_1h_tokens
+    life = None if life is None else min(life, tokens[3] or 0)
+    return Usage(*usage[:2], *tokens, life, *usage[8:])  # type: ignore[call-arg, arg-type]  # members in their order
+
+
+def _before(count: int | None, by: int) -> int | None:
+    """The count before; one that was nothing was not stated yet."""
+    return None if count is None else (count - by) or None
