@@ -17,6 +17,7 @@ from agentrun_stream.supervisor import local_environment
 from agentrun_stream.testing.events import run_event, step_event
 from agentrun_stream.testing.stack import Stack
 from integration.harness import Lane, lane, last_published, soon
+from integration.past import appended_long_ago
 
 pytestmark = pytest.mark.stack
 
@@ -69,6 +70,24 @@ def amounts(sums: Mapping[str, Any]) -> tuple[Decimal, Decimal, int, int]:
     return *known, sums["unknown_before"], sums["unknown_after"]
 
 
+BEFORE = 42 * 5 + 5 * 3 + 1 + Decimal("0.00005")
+AFTER = 42 * 7 + 5 * 3 + 2 + Decimal("0.00007")
+
+
+def assert_report(report: Mapping[str, Any]) -> None:
+    """Sums by hand: 42 runs by house-a, 5 that stay, one each way, and ten tokens of the one that reports."""
+    assert (report["runs"], report["changed"]) == (51, 45)
+    assert (report["newly_priced"], report["no_longer_priced"]) == (1, 1)
+    assert amounts(report["computed"]) == (BEFORE, AFTER, 2, 2)
+    reported = Decimal("0.5")  # counts before a price that is not the own one, and stays
+    assert amounts(report["effective"])[:2] == (
+        BEFORE - Decimal("0.00005") + reported,
+        AFTER - Decimal("0.00007") + reported,
+    )
+    [of_a] = [row for row in report["by_model"] if row["model"] == "house-a"]
+    assert (of_a["runs"], of_a["changed"]) == (41, 41)  # one names its model in a step alone
+
+
 def test_stored_runs_are_priced_again_and_a_replay_is_equal_again(agentrun_stack: Stack, tmp_path: Path) -> None:
     """The dry run says what then happens; rows, settlements, windows and topic follow; who costs the same keeps its row."""
     first = price_file(tmp_path, "first", {"house-a": "5", "house-gone": "1", "list-b": "5"})
@@ -99,19 +118,7 @@ def test_stored_runs_are_priced_again_and_a_replay_is_equal_again(agentrun_stack
 
         done = reprice(made, "--since", BEGINNING, "--yes")
         for report in (foreseen, done):
-            assert (report["runs"], report["changed"]) == (51, 45)
-            assert (report["newly_priced"], report["no_longer_priced"]) == (1, 1)
-            # Sums by hand: 42 runs by house-a, 5 that stay, one each way, and ten tokens of the one that reports.
-            before = 42 * 5 + 5 * 3 + 1 + Decimal("0.00005")
-            after = 42 * 7 + 5 * 3 + 2 + Decimal("0.00007")
-            assert amounts(report["computed"]) == (before, after, 2, 2)
-            reported = Decimal("0.5")  # counts before a price that is not the own one, and stays
-            assert amounts(report["effective"])[:2] == (
-                before - Decimal("0.00005") + reported,
-                after - Decimal("0.00007") + reported,
-            )
-            [of_a] = [row for row in report["by_model"] if row["model"] == "house-a"]
-            assert (of_a["runs"], of_a["changed"]) == (41, 41)  # one names its model in a step alone
+            assert_report(report)
         assert {k: v for k, v in done.items() if k not in {"dry_run", "request"}} == {
             k: v for k, v in foreseen.items() if k not in {"dry_run", "request"}
         }
@@ -123,7 +130,7 @@ def test_stored_runs_are_priced_again_and_a_replay_is_equal_again(agentrun_stack
         assert Decimal(published[0]["costs"]["computed"]) == 7
         made.refresh_windows()
         day = made.one("SELECT sum(cost_computed) AS cost FROM cost_by_day WHERE ledger = 'settled'")
-        assert day["cost"] == after - 7  # but for the open one
+        assert day["cost"] == AFTER - 7  # but for the open one
         made.assert_exact("--deep")
         assert replay_differs(made, "reprice_whole_after") == []
         again = reprice(made, "--request", done["request"])
@@ -134,8 +141,10 @@ def test_stored_runs_are_priced_again_and_a_replay_is_equal_again(agentrun_stack
 
 
 def test_only_what_is_wanted_is_priced_again(agentrun_stack: Stack, tmp_path: Path) -> None:
-    """By time of the end, and by workspace; what is beside that stays as it is, and the report says nothing of it."""
-    with lane(agentrun_stack, tmp_path, "reprice_some", **QUICK) as made:
+    """By time of the end, and by workspace; what is beside that stays as it is. What expired stays too, and is counted."""
+    horizon = {"AGENTRUN_RETENTION__HORIZON_DAYS": "1"}
+    with lane(agentrun_stack, tmp_path, "reprice_some", **QUICK, **horizon) as made:
+        appended_long_ago(made, 2 * 86_400, [run_of("expired", "house-a")])
         made.start(AGENTRUN_PRICES__FILE=str(price_file(tmp_path, "one", {"house-a": "5"})))
         times = {"started_at": "2026-01-01T10:00:00Z"}
         made.produce(
@@ -147,13 +156,19 @@ def test_only_what_is_wanted_is_priced_again(agentrun_stack: Stack, tmp_path: Pa
             ]
         )
         made.wait()
+        soon(
+            lambda: made.one("SELECT count() AS n FROM runs_latest WHERE expired_at IS NOT NULL")["n"], 60, "the expiry"
+        )
         put_in_force(made, price_file(tmp_path, "two", {"house-a": "7"}))
         told = made.agentrun("reprice")
         assert (told.code, "--since" in told.err) == (2, True)
         assert reprice(made, "--since", "2026-01-02", "--workspace", "nobody", "--yes")["runs"] == 0
-        assert reprice(made, "--since", "2026-01-02", "--yes")["changed"] == 3
+        report = reprice(made, "--since", "2026-01-02", "--yes")
+        assert (report["runs"], report["changed"], report["expired"]) == (3, 3, 1)
+        shown = made.agentrun("reprice", "--request", report["request"])
+        assert "1 expired runs keep the prices that they have." in shown.out
         costs = {row["id"]: row["cost_computed"] for row in made.rows("SELECT id, cost_computed FROM runs_latest")}
-        assert costs == {"old": 5, "edge": 7, "long": 7, "alive": 7}
+        assert costs == {"old": 5, "edge": 7, "long": 7, "alive": 7, "expired": 5}
         made.assert_exact("--deep")
 
 

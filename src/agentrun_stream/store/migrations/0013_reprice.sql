@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS reprices
     stored_at DateTime64(6, 'UTC') DEFAULT now64(6, 'UTC')
 )
 ENGINE = MergeTree
-ORDER BY (stored_at, id)
+ORDER BY id
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- What the rows of these runs said when it was asked for: the report holds it against what they say now.
