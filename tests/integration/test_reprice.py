@@ -21,7 +21,8 @@ from integration.past import appended_long_ago
 
 pytestmark = pytest.mark.stack
 
-QUICK = {"AGENTRUN_LEASES__SWEEP_EVERY_S": "0.2", "AGENTRUN_CLICKHOUSE__INSERT_TIMEOUT_S": "2"}
+QUICK = {"AGENTRUN_LEASES__SWEEP_EVERY_S": "0.2"}
+GRACE = {"AGENTRUN_CLICKHOUSE__INSERT_TIMEOUT_S": "5"}  # the workers' alone: an owner before may not write for longer
 SONNET = {"provider": "anthropic", "model": "claude-sonnet-4-5-20250929"}  # 3 dollars per million input tokens
 BEGINNING = "2020-01-01"
 USAGE = {**SONNET, "input_tokens": 1_000_000, "output_tokens": 0}
@@ -93,7 +94,7 @@ def test_stored_runs_are_priced_again_and_a_replay_is_equal_again(agentrun_stack
     first = price_file(tmp_path, "first", {"house-a": "5", "house-gone": "1", "list-b": "5"})
     second = price_file(tmp_path, "second", {"house-a": "7", "house-new": "2", "list-b": "7"})
     with lane(agentrun_stack, tmp_path, "reprice_whole", **QUICK) as made:
-        made.start(AGENTRUN_PRICES__FILE=str(first))
+        made.start(1, **GRACE, AGENTRUN_PRICES__FILE=str(first))
         made.produce(
             [
                 *(run_of(f"a{n}", "house-a") for n in range(40)),
@@ -108,7 +109,6 @@ def test_stored_runs_are_priced_again_and_a_replay_is_equal_again(agentrun_stack
             ]
         )
         made.wait()
-        made.wait_judged()
         put_in_force(made, second)
         kept = made.rows("SELECT * FROM runs_latest WHERE id LIKE 'same%' OR id = 'silent' ORDER BY id")
         assert replay_differs(made, "reprice_whole_before") == ["runs", "settlements", "cost_by_minute"]
@@ -144,8 +144,8 @@ def test_only_what_is_wanted_is_priced_again(agentrun_stack: Stack, tmp_path: Pa
     """By time of the end, and by workspace; what is beside that stays as it is. What expired stays too, and is counted."""
     horizon = {"AGENTRUN_RETENTION__HORIZON_DAYS": "1"}
     with lane(agentrun_stack, tmp_path, "reprice_some", **QUICK, **horizon) as made:
-        appended_long_ago(made, 2 * 86_400, [run_of("expired", "house-a")])
-        made.start(AGENTRUN_PRICES__FILE=str(price_file(tmp_path, "one", {"house-a": "5"})))
+        appended_long_ago(made, 2 * 86_400, [run_of("expired", "house-a", ended_at="2026-01-05T00:00:00Z")])
+        made.start(1, **GRACE, AGENTRUN_PRICES__FILE=str(price_file(tmp_path, "one", {"house-a": "5"})))
         times = {"started_at": "2026-01-01T10:00:00Z"}
         made.produce(
             [
@@ -180,11 +180,12 @@ def command(made: Lane, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(line, env=kept | mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_it_goes_on_whoever_is_killed_or_stops_waiting(agentrun_stack: Stack, tmp_path: Path) -> None:
     """Ctrl-C, a worker lost in the middle, a rebalance: every run is priced again, once, and the report is whole."""
     count = 3_000
     with lane(agentrun_stack, tmp_path, "reprice_killed", **QUICK) as made:
-        made.start(2, AGENTRUN_PRICES__FILE=str(price_file(tmp_path, "one", {"house-a": "5"})))
+        made.start(2, **GRACE, AGENTRUN_PRICES__FILE=str(price_file(tmp_path, "one", {"house-a": "5"})))
         made.produce(run_of(f"r{n}", "house-a") for n in range(count))
         made.wait()
         put_in_force(made, price_file(tmp_path, "two", {"house-a": "7"}))
