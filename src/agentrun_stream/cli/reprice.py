@@ -74,6 +74,7 @@ def reprice_(
             _report(asked, _foreseen(settings, client, asked), output, dry_run=True)
             return
         reprice.ask_for(client, asked, "agentrun reprice")
+        say(f"Request {asked.id}: the workers do it beside their other work; Ctrl-C leaves it going.")
     else:
         found = reprice.request_of(client, request)
         if found is None:
@@ -118,7 +119,7 @@ def _wait(client: Connection, asked: Request, topics: Sequence[str]) -> None:
                 if not left:
                     return
                 if sys.stderr.isatty():
-                    line.update(f"{parts - len(left)} of {parts} partitions are done; Ctrl-C leaves it going")
+                    line.update(f"{parts - len(left)} of {parts} partitions are done")
                 time.sleep(_POLL_S)
     except KeyboardInterrupt:
         say(f"The workers go on with it: {again}.")
