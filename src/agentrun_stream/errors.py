@@ -10,6 +10,7 @@ AgentrunError                      base: a message, and the next step for the pe
 │   ├── StoreRejectedError         the store refuses a row; `agentrun refuse` decides
 │   ├── LostOffsetError            the log no longer holds what the store still needs
 │   ├── DeadLetterError            the dead letters can't be written: nothing may be dropped
+│   ├── LackingPricesError         the price book in force can't be opened: runs would go back to older prices
 │   ├── RefusedShareError          too many records are refused: a bad deploy must not drain the topic
 │   └── FencedError                another worker owns the partition now
 └── EmbeddedError         exit 6   the embedded broker or store could not be set up or started
@@ -84,6 +85,10 @@ class LostOffsetError(StoppedError):
 
 class DeadLetterError(StoppedError):
     """Refused records can't be kept in the dead letters."""
+
+
+class LackingPricesError(StoppedError):
+    """The installed prices are not those in force."""
 
 
 class RefusedShareError(StoppedError):

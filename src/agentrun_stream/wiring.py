@@ -5,14 +5,11 @@ Must not live here: behaviour. What is built is started and stopped here, nothin
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import os
 import signal
 import socket
 import ssl
-import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -28,7 +25,7 @@ from agentrun_stream.model.trust import Registry
 from agentrun_stream.ports import Part
 from agentrun_stream.pricing.book import PriceBook
 from agentrun_stream.pricing.books import open_book
-from agentrun_stream.runtime import crash
+from agentrun_stream.runtime import crash, tuning
 from agentrun_stream.runtime.assigned import Assigned, RefusedLimit
 from agentrun_stream.runtime.clock import SystemClock
 from agentrun_stream.runtime.finality import Finality
@@ -37,6 +34,7 @@ from agentrun_stream.runtime.policy import Flags
 from agentrun_stream.runtime.prices import PriceKeeper
 from agentrun_stream.runtime.refresh import Refresher
 from agentrun_stream.runtime.rejudge import Rejudge
+from agentrun_stream.runtime.reprice import Reprice
 from agentrun_stream.runtime.retention import Expiry, Removal
 from agentrun_stream.runtime.signals.gauges import Gauges
 from agentrun_stream.runtime.signals.refresher import Opinions as SignalOpinions
@@ -52,6 +50,7 @@ from agentrun_stream.store.finality import ClickHouseFinality
 from agentrun_stream.store.lineage import ClickHouseLineages
 from agentrun_stream.store.policy import ClickHousePolicies, InForce
 from agentrun_stream.store.prices import ClickHousePrices
+from agentrun_stream.store.reprice import ClickHouseReprices
 from agentrun_stream.store.signals import ClickHouseSignals
 from agentrun_stream.store.sweeps import Horizons
 from agentrun_stream.store.trust import ClickHouseTrust
@@ -60,8 +59,6 @@ from agentrun_stream.telemetry.endpoint import Endpoint
 from agentrun_stream.telemetry.logs import make_logger
 from agentrun_stream.telemetry.metrics import Metrics
 
-_M_MMAP_THRESHOLD = -3
-_SWITCH_S = 0.0005
 _DAY_S = 86_400
 _GRACE_MARGIN_S = 10.0
 
@@ -215,14 +212,15 @@ def _armed(world: World, named: str) -> World:
 def build_sweeper(
     settings: Settings,
     worker: Worker,
-    helpers: tuple[KafkaPublisher, TrustKeeper, InForce],
+    helpers: tuple[KafkaPublisher, TrustKeeper, PriceKeeper, InForce],
     metrics: Metrics,
     log: FilteringBoundLogger,
 ) -> Sweeper:
     """The duties of an owner beside a worker's loop: silent and old runs, retention, children, changed opinions."""
-    (publisher, keeper, in_force), clock, days = helpers, SystemClock(), settings.retention
+    (publisher, keeper, prices, in_force), clock, days = helpers, SystemClock(), settings.retention
     store, trust = ClickHouseLineages(store_address(settings)), ClickHouseTrust(store_address(settings))
     policies = ClickHousePolicies(store_address(settings))
+    reprices = ClickHouseReprices(store_address(settings))
     policy = in_force, policies_of(settings)
     grace_s = settings.clickhouse.insert_timeout_s + _GRACE_MARGIN_S
     rules = LeaseRules(settings.leases.idle_timeout_s, settings.leases.max_age_s)
@@ -240,25 +238,27 @@ def build_sweeper(
         kinship.hear = metrics.lineage_again.inc
         flags = Flags(assigned, policies, clock, policy, grace_s)
         flags.hear = metrics.policy_again.inc
+        reprice = Reprice(assigned, reprices, clock, lambda: prices.book, grace_s)
+        reprice.hear = metrics.reprice_again.inc
         if not horizons:
-            return [leases, removal, rejudge, kinship, flags]  # others may have asked
+            return [leases, removal, rejudge, kinship, flags, reprice]  # others may have asked
         expiry = Expiry(assigned.part, horizons, store, publisher, clock)
         expiry.hear = metrics.expiries_asked.inc
-        return [leases, expiry, removal, rejudge, kinship, flags]
+        return [leases, expiry, removal, rejudge, kinship, flags, reprice]
 
     sweeper = Sweeper(worker.members, worker.source, clock, duties, settings.leases.sweep_every_s)
     sweeper.hear = SweepReport(log, metrics).hear
     return sweeper
 
 
-def build_signals(settings: Settings, publisher: KafkaPublisher, metrics: Metrics) -> SignalRefresher:
+def build_signals(settings: Settings, publisher: KafkaPublisher, price: Pricing, metrics: Metrics) -> SignalRefresher:
     """What watches agents beside a worker's loop. Raises ConfigError where a rule or a budget is wrong."""
     options = settings.signals
     return SignalRefresher(
         ClickHouseSignals(store_address(settings)),
         publisher,
         SystemClock(),
-        SignalOpinions(load_rules(options), load_budgets(options), options.every_s),
+        SignalOpinions(load_rules(options), load_budgets(options), options.every_s, price),
         Gauges(metrics, options.series_max),
     )
 
@@ -290,10 +290,16 @@ def shared_settings(settings: Settings) -> dict[str, str]:
 
 
 async def run_worker(
-    settings: Settings, *, init: bool, resume: bool = False, beside: Callable[[Worker], Awaitable[None]] | None = None
+    settings: Settings,
+    *,
+    init: bool,
+    resume: bool = False,
+    beside: Callable[[Worker], Awaitable[None]] | None = None,
+    costs: bool = True,
 ) -> None:
-    """Run one worker until SIGTERM or SIGINT. `beside` runs next to it, for who measures it.
+    """Run one worker until SIGTERM or SIGINT.
 
+    For who measures it: `beside` runs next to it, and without `costs` it neither prices nor sums windows.
     Raises ConfigError or UnavailableError where it can't start.
     """
     log = make_logger(settings.log_level, settings.log_style)
@@ -310,72 +316,61 @@ async def run_worker(
     metrics = Metrics(registry, settings.events_topics)
     keeper = build_keeper(settings, metrics, log)
     prices = build_prices(settings, log)
-    await prices.load()
+    if costs:
+        await prices.load()
     worker = build_worker(settings, (keeper, prices), metrics, log, resume=resume)
-    worker.members.prepare = keeper.load
+    worker.members.prepare = lambda: _opinions(keeper, prices)
     with contextlib.suppress(AgentrunError):  # a partition that is opened says so
         await keeper.turn()  # what the files propose is in force for the first record already
     first = Part(settings.events_topics[0], 0)
+
+    def leads() -> bool:
+        """Whether what is to be done once is done here."""
+        return first in worker.members.parts
+
     questions = KafkaPublisher(kafka, settings.worker.group)
-    signals, finality = build_signals(settings, questions, metrics), build_finality(settings, metrics)
-    refresher = Refresher(ClickHouseWindows(store), lambda: first in worker.members.parts, SystemClock(), metrics)
+    signals, finality = build_signals(settings, questions, prices.price, metrics), build_finality(settings, metrics)
+    refresher = Refresher(ClickHouseWindows(store), lambda: costs and leads(), SystemClock(), metrics)
+    sweeper = build_sweeper(settings, worker, (questions, keeper, prices, in_force), metrics, log)
     endpoint = Endpoint(registry, worker.problems, settings.worker.metrics_host, settings.worker.metrics_port)
     url = endpoint.start()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
+    _on_signals(worker.stop)
     log.info("worker started", metrics=url, group=settings.worker.group)
-    _tune()
+    tuning.tune()
     background = asyncio.ensure_future(refresher.run())
-    collector = asyncio.ensure_future(_collect_now_and_then())
-    watching = asyncio.ensure_future(signals.run(lambda: first in worker.members.parts))
-    marking = asyncio.ensure_future(finality.run(lambda: first in worker.members.parts))
-    sweeping = asyncio.ensure_future(build_sweeper(settings, worker, (questions, keeper, in_force), metrics, log).run())
-    trusting = asyncio.ensure_future(keeper.run())
-    pricing = asyncio.ensure_future(prices.run())
-    watcher = asyncio.ensure_future(beside(worker)) if beside is not None else None
+    work: list[Awaitable[None]] = [signals.run(leads), finality.run(leads), sweeper.run(), keeper.run(), prices.run()]
+    work += [tuning.collect(), *([] if beside is None else [beside(worker)])]
     try:
-        await worker.run()
+        async with _beside(work):
+            await worker.run()
     finally:
-        if watcher is not None:
-            watcher.cancel()
         refresher.stop()
         await background
-        await _cancelled(sweeping, watching, marking, trusting, pricing, collector)
         await questions.close()
         endpoint.stop()
         log.info("worker stopped")
 
 
-async def _cancelled(*tasks: asyncio.Future[None]) -> None:
-    for task in tasks:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+def _on_signals(stop: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
 
 
-def _tune() -> None:
-    """Set the interpreter up for the loop.
-
-    The loop makes no reference cycles that matter, and the collector costs a third of its speed (measured): objects die by
-    their reference count. What aiokafka leaves is collected now and then, outside the hot loop. The threads that talk to the
-    store need the interpreter for moments only; by default each waits 5 ms for it, ten times an insert: 33 k records/s with
-    5 ms, 40 k with this (measured on a drain).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    _steady_heap()
-    sys.setswitchinterval(_SWITCH_S)
+@contextlib.asynccontextmanager
+async def _beside(work: Sequence[Awaitable[None]]) -> AsyncIterator[None]:
+    """Do all of this meanwhile; what is left of it is cancelled at the end."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
-def _steady_heap() -> None:
-    """Keep big buffers out of glibc's heap: each batch's bodies would leave holes that never close (700 MB became 430)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
-
-
-async def _collect_now_and_then() -> None:
-    while True:
-        await asyncio.sleep(60)
-        gc.collect(1)
+async def _opinions(keeper: TrustKeeper, prices: PriceKeeper) -> None:
+    """Bring opinions up to date: no older than those under which an owner before us finished anything."""
+    await keeper.load()
+    await prices.follow()

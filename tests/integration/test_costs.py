@@ -196,6 +196,52 @@ def test_the_book_in_force_prices_and_facts_are_the_same(agentrun_stack: Stack, 
         assert orjson.loads(told.out)["adds_up"] is True
 
 
+def test_two_workers_that_begin_with_other_prices_book_the_same(agentrun_stack: Stack, tmp_path: Path) -> None:
+    """Side by side on one log, both killed in the middle: one book for all runs, and the facts of a lane that had peace."""
+    events = [
+        event
+        for n in range(300)
+        for event in (
+            step_event(f"r{n}", "s", type="message", metadata={"usage": USAGE | {"output_tokens": n}}),
+            run_event(f"r{n}", status="running", cost={"input_tokens": n, "cost_usd": n / 8}),
+            run_event(f"r{n}", cost={"input_tokens": 2 * n, "cost_usd": n / 4}),
+        )
+    ]
+    files = []
+    for number, rate in enumerate(("100", "200")):
+        file = tmp_path / f"theirs{number}.toml"
+        file.write_text(f'[[price]]\nmodel = "{SONNET["model"]}"\ninput = {rate}\noutput = {rate}\n')
+        files.append({"AGENTRUN_PRICES__FILE": str(file), "AGENTRUN_WORKER__BATCH_RECORDS_MAX": "30"})
+    with (
+        lane(agentrun_stack, tmp_path, "costs_peace") as peace,
+        lane(agentrun_stack, tmp_path, "costs_both", peace.topic) as one,
+    ):
+        other = Lane(one.stack, tmp_path / "other", one.name, one.topic, one.settings)
+        try:
+            one.launch(1, **files[0])
+            other.launch(1, **files[1], AGENTRUN_WORKER__INSTANCE_ID="another")
+            one.produce(events[:450])
+            soon(lambda: one.rows("SELECT 1 FROM accruals LIMIT 1"), what="the first facts")
+            one.kill()
+            one.produce(events[450:])
+            one.restart()
+            other.kill()
+            other.restart()
+            one.wait()
+            in_force = one.one("SELECT digest FROM price_books ORDER BY ordinal DESC, stored_at, digest LIMIT 1")
+            assert one.rows("SELECT DISTINCT price_book AS digest FROM runs_latest") == [in_force]
+            one.assert_exact("--deep")
+            peace.start()
+            peace.wait()
+            for table, columns in FACTS.items():
+                digest = f"SELECT count() AS n, sum(cityHash64(tuple({columns}))) AS d FROM {table} FINAL"
+                assert one.one(digest) == peace.one(digest)
+            assert one.one("SELECT count() AS n FROM runs_latest") == {"n": 300}
+            peace.assert_exact()
+        finally:
+            other.stop()
+
+
 def test_a_worker_that_lacks_the_prices_in_force_does_not_start(agentrun_stack: Stack, tmp_path: Path) -> None:
     """It says which package has them, and what else helps."""
     with lane(agentrun_stack, tmp_path, "costs_lacking") as made:

@@ -146,6 +146,7 @@ def test_workspaces_are_held_against_their_own_rules(made: Lane, tmp_path: Path)
         "fast": True,
         "run_limit": "10",
         "runaways": [{"run_id": "strict-dear", "cost": "40"}],
+        "unpriced_runs": 0,
     }
     assert found["strict", "agent-1", "loops"] == {"runs": [{"run_id": "strict-loop", "tool": "read", "times": 4}]}
     (rule,) = found["strict", "agent-1", "burn"]["rules"]

@@ -32,6 +32,8 @@ MEANS: Final = {
     "windows": "windows are the sums of their rows",
     "published": "the compacted topic's last record of each run is the run",
     "signatures": "the bytes of every signed event are kept as they arrived",
+    "closings": "the closed runs of each agent are those of the log",
+    "signals": "agents are judged by their closed runs",
 }
 
 

@@ -5,6 +5,7 @@ Must not live here: the benchmarks themselves.
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -12,6 +13,7 @@ import typer
 
 from agentrun_stream.cli.common import EXIT_NO, DataOption, require_embedded, settings_for
 from agentrun_stream.cli.output import Output, OutputOption, as_json, say, table, write
+from agentrun_stream.errors import UsageError
 
 app = typer.Typer()
 bench = typer.Typer(
@@ -62,6 +64,9 @@ def drain(
     tampered: Annotated[
         float, typer.Option(min=0, max=1, help="With --signed: share of runs that are tampered with.")
     ] = 0.01,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Drain the load without prices and windows, then with them, and compare.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the load.")] = 1,
     folder: FolderOption = None,
     output: OutputOption = Output.TABLE,
@@ -72,8 +77,11 @@ def drain(
     """
     from agentrun_stream.cli import bench_drain  # noqa: PLC0415 - heavy
 
+    if signed and costs:
+        raise UsageError("--signed and --costs are two comparisons.", "Give one of them.")
     options = bench_drain.Drain(steps, open_runs, bad, repeated, late, seed, tampered=tampered)
-    measure = bench_drain.drain_both if signed else bench_drain.drain
+    pair = "signed" if signed else "costs" if costs else None
+    measure = bench_drain.drain if pair is None else partial(bench_drain.drain_both, pair)
     _show(lambda where: measure(options, where, settings_for(None), say), folder, output)
 
 
@@ -120,11 +128,15 @@ def dashboard(
 
 
 @bench.command(hidden=True)
-def worker(records: Annotated[int, typer.Option(min=1)], data: DataOption = None) -> None:
+def worker(
+    records: Annotated[int, typer.Option(min=1)],
+    data: DataOption = None,
+    without_costs: Annotated[bool, typer.Option()] = False,
+) -> None:
     """Drain this many records and print what it took: the worker's side of `bench drain`."""
     from agentrun_stream.cli.bench_drain import measure_worker  # noqa: PLC0415 - heavy
 
-    as_json(measure_worker(settings_for(data), records))
+    as_json(measure_worker(settings_for(data), records, costs=not without_costs))
 
 
 def _show(work: Callable[[Path], dict[str, Any]], folder: Path | None, output: Output) -> None:
@@ -151,7 +163,7 @@ def _figures(figures: dict[str, Any], output: Output) -> None:
 
 
 def _unit(figure: str) -> str:
-    """The unit of a figure, also where it is told of both the unsigned and the signed load."""
+    """The unit of a figure, also where it is told of both loads that are compared."""
     if figure.endswith("_ms"):
         return "ms"
-    return _UNITS.get(figure.removeprefix("unsigned_").removeprefix("signed_"), "")
+    return _UNITS.get(figure, _UNITS.get(figure.partition("_")[2], ""))

@@ -56,6 +56,7 @@ class Drain:
     seed: int = 1
     signed: bool = False
     tampered: float = 0.0
+    costs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,22 @@ class _Filled:
     verdicts: Counter[str]
 
 
-def drain_both(options: Drain, folder: Path, settings: Settings, say: Say) -> dict[str, Any]:
-    """Drain the same load unsigned, then signed, each on a stack of its own; returns the figures of both and their ratio."""
+# What is compared with what: the options of the first, and of the second, as a share of which the ratio is told.
+PAIRS: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    "signed": {"unsigned": {"signed": False}, "signed": {"signed": True}},
+    "costs": {"plain": {"costs": False}, "costed": {"costs": True}},
+}
+
+
+def drain_both(pair: str, options: Drain, folder: Path, settings: Settings, say: Say) -> dict[str, Any]:
+    """Drain the same load both ways of a pair, each on a stack of its own; returns the figures of both and their ratio."""
     found: dict[str, dict[str, Any]] = {}
-    for name, signed in (("unsigned", False), ("signed", True)):
+    for name, changed in PAIRS[pair].items():
         say(f"The load, {name}.")
-        found[name] = drain(replace(options, signed=signed), private_folder(folder / name), settings, say)
+        found[name] = drain(replace(options, **changed), private_folder(folder / name), settings, say)
     both = {f"{name}_{figure}": value for name, figures in found.items() for figure, value in figures.items()}
-    both["signed_of_unsigned"] = round(both["signed_steps_per_second"] / both["unsigned_steps_per_second"], 3)
+    first, second = found
+    both[f"{second}_of_{first}"] = round(found[second]["steps_per_second"] / found[first]["steps_per_second"], 3)
     for figure in ("audit_residual", "verdicts_differ"):
         both[figure] = sum(figures[figure] for figures in found.values())
     return both
@@ -99,7 +108,7 @@ def drain(options: Drain, folder: Path, settings: Settings, say: Say) -> dict[st
         say(f"{filled.records:,} records. Yardstick: raw consumption.")
         raw_consume = asyncio.run(_raw_consume(kafka_address(mine)))
         say("Draining.")
-        worker = _worker(filled.records, endpoints, folder)
+        worker = _worker(filled.records, endpoints, folder, costs=options.costs)
         say("Yardstick: raw insert of step rows.")
         raw_insert = _raw_insert(mine)
         say("Auditing.")
@@ -188,7 +197,7 @@ async def _some_records(address: KafkaAddress) -> list[tuple[Part, Sequence[Reco
 # ---- the worker, in a process of its own
 
 
-def _worker(records: int, endpoints: Endpoints, folder: Path) -> dict[str, float]:
+def _worker(records: int, endpoints: Endpoints, folder: Path, *, costs: bool) -> dict[str, float]:
     addresses = [f"AGENTRUN_KAFKA__BOOTSTRAP={endpoints.kafka}", f"AGENTRUN_CLICKHOUSE__URL={endpoints.clickhouse}"]
     command = [
         "env",  # the environment itself is the settings' business alone
@@ -203,6 +212,7 @@ def _worker(records: int, endpoints: Endpoints, folder: Path) -> dict[str, float
         str(records),
         "--data",
         str(folder),
+        *([] if costs else ["--without-costs"]),
     ]
     with (folder / "bench-worker.log").open("w") as log:
         done = subprocess.run(  # noqa: S603 - our own command line
@@ -214,7 +224,7 @@ def _worker(records: int, endpoints: Endpoints, folder: Path) -> dict[str, float
     return found
 
 
-def measure_worker(settings: Settings, records: int) -> dict[str, float]:
+def measure_worker(settings: Settings, records: int, *, costs: bool) -> dict[str, float]:
     """Run a worker until it committed `records` offsets; seconds and CPU from its first poll to its last commit."""
     found: dict[str, float] = {}
 
@@ -228,5 +238,5 @@ def measure_worker(settings: Settings, records: int) -> dict[str, float]:
         found["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         worker.stop()
 
-    asyncio.run(run_worker(settings, init=False, beside=watch))
+    asyncio.run(run_worker(settings, init=False, beside=watch, costs=costs))
     return found

@@ -11,12 +11,18 @@ AXES: Final = (
     ("headline", "verdict"),
     *((axis, f"verdict_{axis}") for axis in ("hash", "chain", "signature", "lineage", "log")),
 )
-# What a price book decides in a row of `runs`; of these the words, which are never NULL.
+# What a price book decides in a row of `runs`; of these the words, which are never NULL, and the amounts.
 PRICED_WORDS: Final = ("effective_source", "price_status", "price_book")
+PRICED_AMOUNTS: Final = ("cost_computed", "cost_lo", "cost_hi", "cost_effective")
 PRICED_COLUMNS: Final = (
-    *("cost_computed", "cost_lo", "cost_hi", "cost_effective", *PRICED_WORDS, "price_basis", "price_as_of"),
+    *(*PRICED_AMOUNTS, *PRICED_WORDS, "price_basis", "price_as_of"),
     *("token_convention", "convention_evidence", "diff_abs", "diff_rel", "diff_class"),
     *("input_uncached", "cache_read", "cache_write_5m", "cache_write_1h", "output"),
+)
+# Of these what another book may change; the others follow from it, and `price_book` is where it is from.
+FIGURES: Final = (
+    *(*PRICED_AMOUNTS, "effective_source", "price_status"),
+    *("token_convention", "convention_evidence", "diff_class"),
 )
 # What opinions decide in a row of `runs`: where none of it differs, a run need not be shown again.
 OPINION_COLUMNS: Final = (
@@ -31,8 +37,7 @@ OPINION_COLUMNS: Final = (
         "parents",
         "parents_seen",
         "flag",
-        # Amounts follow from these and from what is shown.
-        *PRICED_WORDS,
+        *FIGURES,
     ),
 )
 

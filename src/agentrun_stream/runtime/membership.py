@@ -13,6 +13,7 @@ from agentrun_stream.errors import (
     AgentrunError,
     DeadLetterError,
     FencedError,
+    LackingPricesError,
     RefusedShareError,
     StoppedError,
     StoreRejectedError,
@@ -36,6 +37,7 @@ _REASONS: Final[tuple[tuple[type[StoppedError], str], ...]] = (
     (FencedError, "fenced"),
     (DeadLetterError, "dead_letters"),
     (RefusedShareError, "refused_share"),
+    (LackingPricesError, "lacking_prices"),
     (StoppedError, "lost_offset"),
 )
 

@@ -9,13 +9,14 @@ from typing import Any, Final, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from agentrun_stream.errors import AgentrunError
+from agentrun_stream.errors import AgentrunError, ConfigError, LackingPricesError
 from agentrun_stream.model.opinions import no_prices
 from agentrun_stream.model.usage import Bill
 from agentrun_stream.ports import Clock
 from agentrun_stream.pricing.book import PriceBook
 from agentrun_stream.pricing.books import book_of
 from agentrun_stream.pricing.price import pricing_by
+from agentrun_stream.runtime.reprice import BookInForce
 from agentrun_stream.store.prices import StoredBook
 
 EVERY_S: Final = 3.0
@@ -48,12 +49,17 @@ class PriceKeeper:
         self._own = own
         self._name = name
         self._price: Callable[[Bill], Mapping[str, Any]] = no_prices
-        self._digest = ""
+        self._book = BookInForce(0, "")
         self._told = ""
 
     def price(self, bill: Bill) -> Mapping[str, Any]:
         """The priced columns of a bill."""
         return self._price(bill)
+
+    @property
+    def book(self) -> BookInForce:
+        """The book that `price` answers by."""
+        return self._book
 
     async def load(self) -> None:
         """Take the book in force; propose our own where there is none.
@@ -71,14 +77,25 @@ class PriceKeeper:
             )
         await self._take(held, own)
 
+    async def follow(self) -> None:
+        """Take the book that is in force now, if it is another one: to be awaited before a partition is folded.
+
+        Raises AgentrunError where the store can't say, LackingPricesError where the installed prices are not those in force.
+        """
+        held = await self._store.in_force()
+        if held is None or BookInForce(held.ordinal, held.digest) == self._book:
+            return
+        try:
+            await self._take(held, None)
+        except ConfigError as error:
+            raise LackingPricesError(error.message, error.next_step) from None
+
     async def run(self) -> None:
         """Follow the store until cancelled."""
         while True:
             await self._clock.sleep(EVERY_S)
             try:
-                held = await self._store.in_force()
-                if held is not None and held.digest != self._digest:
-                    await self._take(held, None)
+                await self.follow()
                 self._told = ""
             except Exception as error:  # noqa: BLE001 - the worker goes on by the prices it has, whatever went wrong
                 # Only our own errors are known to quote no row.
@@ -90,5 +107,7 @@ class PriceKeeper:
     async def _take(self, held: StoredBook, own: PriceBook | None) -> None:
         same = own is not None and own.digest == held.digest
         book = own if same and own is not None else await asyncio.to_thread(book_of, held.content)
-        self._price, self._digest = pricing_by(book), held.digest
+        if held.ordinal < self._book.ordinal:
+            return  # a newer one came meanwhile
+        self._price, self._book = pricing_by(book), BookInForce(held.ordinal, held.digest)
         self._log.info("price book in force", ordinal=held.ordinal, digest=held.digest[:12])

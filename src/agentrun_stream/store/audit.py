@@ -6,7 +6,7 @@ Must not live here: comparing with the log (runtime/audit/).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from clickhouse_connect.driver.client import Client
@@ -14,8 +14,9 @@ from clickhouse_connect.driver.client import Client
 from agentrun_stream.model.lineage import Kin
 from agentrun_stream.model.projection import COUNTER_BITS
 from agentrun_stream.ports import Part, RunKey
-from agentrun_stream.store import lineage, reader
+from agentrun_stream.store import closings, lineage, reader
 from agentrun_stream.store.client import fetch
+from agentrun_stream.store.closings import AgentKey, History
 from agentrun_stream.store.rows import OBJECT_COLUMNS
 from agentrun_stream.store.sql import LOOKUP_SETTINGS, literal
 
@@ -32,6 +33,17 @@ SELECT {columns}, {holds} FROM run_objects FINAL
 WHERE _topic = {topic} AND _partition = {partition} AND {some} ORDER BY workspace, run_id, kind, object_id
 """
 _FEW: Final = "workspace, run_id, kind, object_id, _version, _first_appended_at"
+_CLOSINGS: Final = """
+SELECT workspace, agent_id, run_id, git_commit, config_hash, status, toUnixTimestamp64Milli(appended_at) AS appended_ms,
+    topic, partition, offset, _version
+FROM closings FINAL
+"""
+_UNTAKEN_AGENTS: Final = """
+SELECT DISTINCT workspace, agent_id FROM closings WHERE (workspace, run_id) IN ({unseen})
+UNION DISTINCT
+SELECT DISTINCT workspace, JSONExtractString(ifNull(doc, ''), 'agent_id') FROM run_objects
+WHERE kind = 'run' AND (workspace, run_id) IN ({unseen})
+"""
 _TABLES: Final = {
     "runs": """
         SELECT * REPLACE (toString(_version) AS _version) FROM runs FINAL
@@ -54,6 +66,7 @@ _TABLES: Final = {
         SELECT workspace, run_id, version, offset, lower(hex(SHA256(raw))) AS sha256 FROM evidence FINAL
         WHERE topic = {topic} AND partition = {partition} AND {some}
     """,
+    "closings": f"{_CLOSINGS} WHERE topic = {{topic}} AND partition = {{partition}} AND {{some}}",
     "refused": "SELECT * FROM refused FINAL WHERE topic = {topic} AND partition = {partition}",
     "batches": """
         SELECT first, last FROM batches FINAL WHERE topic = {topic} AND partition = {partition} ORDER BY first, last
@@ -79,7 +92,14 @@ SELECT '{table}', {prefix}topic AS topic, {prefix}partition AS partition, count(
 WHERE topic IN ({topics}) AND (topic, partition) NOT IN ({parts}) GROUP BY topic, partition
 """
 RUNS_ASKED_MAX: Final = 50_000
-_OFFSET: Final = {"accruals": "offset", "evidence": "offset", "runs": "revision", "settlements": "revision"}
+RUNS_NAMED_MAX: Final = 2_000
+_OFFSET: Final = {
+    "accruals": "offset",
+    "evidence": "offset",
+    "runs": "revision",
+    "settlements": "revision",
+    "closings": "offset",
+}
 _WITH_PLACE: Final = {"run_objects": "_", "runs": "", "accruals": "", "refused": "", "batches": ""}
 
 
@@ -102,6 +122,14 @@ class Slice:
             named = ", ".join(map(literal, sorted(self.runs))) or "''"
             rules.append(f"(run_id IN ({named}) OR {offset} >= {self.since})")
         return " AND ".join(rules) or "1"
+
+
+class Judged(NamedTuple):
+    """What stands in `signals` of an agent's failures; `state` is the JSON as it was written."""
+
+    value: float
+    level: str
+    state: str
 
 
 class AuditStore:
@@ -132,6 +160,37 @@ class AuditStore:
     def windows(self) -> Iterator[dict[str, Any]]:
         """See `AuditReader.windows`."""
         yield from self._dicts(windows_sql())
+
+    def closings(self, keys: Sequence[RunKey]) -> Iterator[dict[str, Any]]:
+        """See `AuditReader.closings`."""
+        for named in _named(keys):
+            yield from self._dicts(f"{_CLOSINGS} WHERE (workspace, run_id) IN ({named})")
+
+    def untaken(self, keys: Sequence[RunKey]) -> frozenset[RunKey]:
+        """See `AuditReader.untaken`."""
+        unseen = closings.unseen(self._client)
+        sql = f"SELECT DISTINCT workspace, run_id FROM ({unseen}) WHERE (workspace, run_id) IN "
+        found = (row for named in _named(keys) for row in reader.rows_of(self._client, f"{sql} ({named})"))
+        return frozenset((workspace, run_id) for workspace, run_id in found)
+
+    def untaken_agents(self) -> frozenset[AgentKey]:
+        """See `AuditReader.untaken_agents`."""
+        sql = _UNTAKEN_AGENTS.format(unseen=closings.unseen(self._client))
+        return frozenset((workspace, agent) for workspace, agent in reader.rows_of(self._client, sql))
+
+    def agents(self) -> frozenset[AgentKey]:
+        """See `AuditReader.agents`."""
+        found = reader.rows_of(self._client, "SELECT DISTINCT workspace, agent_id FROM closings")
+        return frozenset((workspace, agent) for workspace, agent in found)
+
+    def failures(self) -> dict[AgentKey, Judged]:
+        """See `AuditReader.failures`."""
+        sql = "SELECT workspace, agent_id, value, toString(level), state FROM signals FINAL WHERE signal = 'failures'"
+        return {(workspace, agent): Judged(*told) for workspace, agent, *told in reader.rows_of(self._client, sql)}
+
+    def histories(self, agents: Sequence[AgentKey], stretch: int, learn: int) -> Iterator[tuple[AgentKey, History]]:
+        """See `AuditReader.histories`."""
+        return closings.histories(self._client, agents, stretch, learn)
 
     def strays(self, parts: Sequence[Part]) -> Iterator[list[Any]]:
         """See `AuditReader.strays`."""
@@ -191,3 +250,9 @@ def _number(name: str) -> str:
 
 def _place(part: Part, some: Slice, offset: str) -> dict[str, Any]:
     return {"topic": literal(part.topic), "partition": part.partition, "some": some.sql(offset)}
+
+
+def _named(keys: Sequence[RunKey]) -> Iterator[str]:
+    """The keys as literals, as many at a time as a statement takes."""
+    for start in range(0, len(keys), RUNS_NAMED_MAX):
+        yield ", ".join(f"({literal(w)}, {literal(r)})" for w, r in keys[start : start + RUNS_NAMED_MAX])

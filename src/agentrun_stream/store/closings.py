@@ -156,6 +156,25 @@ def news(client: Client) -> News:
     return News(book.epoch, (book.epoch << CLOSED_BITS) + closed, taken, unseen)
 
 
+def unseen(client: Client) -> str:
+    """A query for the runs with rows that were not taken in, or of which nobody noted it. It only reads."""
+    book = _read(client)
+    if book.went_back():
+        book.seen = {}
+    taken, _ = book.new(sys.maxsize)
+    rows = [
+        _NEW.format(
+            partition=literal(place.partition),
+            low=min(i.first for i in left),
+            high=max(i.last for i in left),
+            blocks=_array(left),
+        )
+        for place, blocks in taken.items()
+        if (left := minus(blocks, joined(book.seen.get(place, ()))))
+    ]
+    return " UNION ALL ".join(rows) or f"SELECT workspace, run_id FROM {SOURCE} WHERE 0"
+
+
 def take_in(client: Client, found: News) -> list[AgentKey]:
     """Bring closings up to date; return the agents concerned. Done again it changes nothing."""
     touched: set[AgentKey] = set()

@@ -48,6 +48,8 @@ RULES: Final[Mapping[str, TableRule]] = {
     "trust_versions": TableRule(("workspace", "version", "digest"), None),
     "trust_progress": TableRule(("topic", "partition", "workspace", "version", "digest"), "done_at"),
     "policy_progress": TableRule(("topic", "partition", "ordinal", "policy"), "done_at"),
+    "reprices": TableRule(("id",), None),
+    "reprice_progress": TableRule(("topic", "partition", "id"), "done_at"),
     "run_changes": TableRule(("minute", "workspace", "run_id"), "_version"),
     "run_keys": TableRule(("workspace", "topic", "partition", "kid", "run_id"), None),
 }

@@ -14,7 +14,7 @@ from agentrun_stream.codec.cloudevents import time_s
 from agentrun_stream.model import ledger
 from agentrun_stream.model.chain import Link, Seen
 from agentrun_stream.model.facts import unpack
-from agentrun_stream.model.projection import OPINION_COLUMNS
+from agentrun_stream.model.projection import OPINION_COLUMNS, PRICED_AMOUNTS
 from agentrun_stream.model.run import ClaimFact, EvalFact, MarkFact, RunState, Snapshot, StepFact
 from agentrun_stream.ports import Part, RunKey, Stored
 from agentrun_stream.processors.verify import links_inside
@@ -36,9 +36,10 @@ WHERE workspace = {workspace:String} AND run_id IN {ids:Array(String)}
 ORDER BY _version
 """
 
-# As above: the newest row of each run is found by the reader.
+# As above: the newest row of each run is found by the reader. Amounts come as they were written.
+_SHOWN: Final = ", ".join(f"toDecimalString({n}, 12)" if n in PRICED_AMOUNTS else n for n in OPINION_COLUMNS)
 _PROJECTED: Final = f"""
-SELECT run_id, toString(_version), {", ".join(OPINION_COLUMNS)} FROM runs
+SELECT run_id, toString(_version), {_SHOWN} FROM runs
 WHERE workspace = {{workspace:String}} AND run_id IN {{ids:Array(String)}}
 """
 _EVIDENCE: Final = """

@@ -23,13 +23,15 @@ REBUILT: Final = (
     *("run_objects", "runs", "runs_by_start", "accruals", "settlements", "cost_windows", "cost_hours"),
     *("evidence", "refused", "batches", "run_activity", "expired_runs", "sweep_progress", "run_keys", "trust_progress"),
     *("window_progress", "run_edges", "run_changes", "closings", "signal_progress", "policy_progress"),
+    "reprice_progress",
 )
 COMPARED: Final = ("run_objects", "runs", "accruals", "settlements", "refused", "evidence", "cost_by_minute")
 # When something was written, by which worker, and the owner's counters are no functions of the log; nor is how many rows of
-# the ledger an operator's refusal left without amounts, nor by which version a run was judged that a later one did not concern.
+# the ledger an operator's refusal left without amounts, nor by which version a run was judged that a later one did not concern,
+# nor which of several books that give the same figures.
 _NOT_OF_THE_LOG: Final = {
     "run_objects": ("_ingested_at", "_sum"),
-    "runs": ("projected_at", "projection", "_version", "trust_version", "verifier"),
+    "runs": ("projected_at", "projection", "_version", "trust_version", "verifier", "price_book"),
     "accruals": ("_version",),
     "settlements": ("_version",),
     "refused": ("refused_at", "_version"),

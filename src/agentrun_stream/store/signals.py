@@ -15,10 +15,11 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from urllib3.exceptions import HTTPError
 
-from agentrun_stream.store import closings
+from agentrun_stream.store import closings, running
 from agentrun_stream.store.client import StoreAddress, connect, server_of, translated
 from agentrun_stream.store.closings import AgentKey, History, News
 from agentrun_stream.store.reader import rows_of
+from agentrun_stream.store.running import Unreported
 from agentrun_stream.store.sql import INSERT_SETTINGS, literal
 
 T = TypeVar("T")
@@ -41,9 +42,10 @@ SELECT workspace, run_id, toString(cost_reported) FROM runs FINAL
 WHERE (workspace, run_id) IN ({runs}) AND closed_by IS NULL AND cost_reported IS NOT NULL
 """
 _COHORT: Final = """
-SELECT workspace, ifNull(agent_id, ''), count(), toString(quantileExact(0.99)(assumeNotNull(cost_reported)))
-FROM settlements FINAL
-WHERE (workspace, ifNull(agent_id, '')) IN ({agents}) AND runs > 0 AND cost_reported IS NOT NULL
+SELECT workspace, ifNull(agent_id, ''), count(),
+    toString(quantileExact(0.99)(assumeNotNull(coalesce(s.cost_reported, s.cost_effective))))
+FROM settlements AS s FINAL
+WHERE (workspace, ifNull(agent_id, '')) IN ({agents}) AND runs > 0 AND coalesce(s.cost_reported, s.cost_effective) IS NOT NULL
     AND minute > toDateTime({now}, 'UTC') - INTERVAL {days} DAY
 GROUP BY workspace, ifNull(agent_id, '')
 """
@@ -109,11 +111,15 @@ class Signal:
 
 
 class Spending(NamedTuple):
-    """What an agent spent in USD, and its open runs that spent in the last five minutes with their cost so far."""
+    """What an agent spent in USD, and its open runs that spent in the last five minutes with their cost so far.
+
+    `unpriced` are runs that accrued tokens of which not all have a price.
+    """
 
     five_minutes: Decimal
     hour: Decimal
     running: Sequence[tuple[str, Decimal]]
+    unpriced: int = 0
 
 
 class Repeated(NamedTuple):
@@ -243,6 +249,10 @@ class ClickHouseSignals:
     async def spending(self, now_s: int) -> dict[AgentKey, Spending]:
         """Who spent what in the last hour."""
         return await self._do(lambda client: spending(client, now_s))
+
+    async def unreported(self, now_s: int) -> list[Unreported]:
+        """Runs of the last hour that report no cost."""
+        return await self._do(lambda client: running.unreported(client, now_s))
 
     async def cohorts(self, agents: Iterable[AgentKey], now_s: int) -> dict[AgentKey, tuple[int, Decimal]]:
         """The cost of these agents' finished runs: how many have one, and its 99th percentile."""

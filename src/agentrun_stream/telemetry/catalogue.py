@@ -71,7 +71,7 @@ OUTCOMES: Final = ("ok", "retried", "rejected")
 STATUSES: Final = tuple(sorted(TERMINAL))
 RUN_OUTCOMES: Final = ("success", "failed", "partial", "abandoned", "none")
 RESULTS: Final = tuple(sorted({result for results in AXIS_VALUES.values() for result in results}))
-STOPS: Final = ("store_rejected", "lost_offset", "dead_letters", "refused_share", "fenced", "topic")
+STOPS: Final = ("store_rejected", "lost_offset", "dead_letters", "refused_share", "lacking_prices", "fenced", "topic")
 CHECKS: Final = (
     "coverage",
     "records",
@@ -82,6 +82,8 @@ CHECKS: Final = (
     "windows",
     "published",
     "signatures",
+    "closings",
+    "signals",
 )
 
 SIGNALS: Final = ("failures", "velocity", "loops", "burn", "budget_day", "budget_month")
@@ -207,6 +209,9 @@ CATALOGUE: Final = (
         "counter",
         "runs",
         "Signed runs given to the loop again, as the entry of their key changed.",
+    ),
+    Metric(
+        "reprice_again_total", "counter", "runs", "Runs given to the loop again, to be priced by the book in force."
     ),
     Metric("policy_again_total", "counter", "runs", "Runs given to the loop again, as the policy changed."),
     Metric(

@@ -187,6 +187,7 @@ class Metrics:
     trust_version: GaugeSeries
     runs_rejudged: CounterSeries
     policy_again: CounterSeries
+    reprice_again: CounterSeries
     failure_evalue: GaugeSeries
     spend_hour_usd: GaugeSeries
     looping_runs: GaugeSeries

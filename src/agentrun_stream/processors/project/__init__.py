@@ -245,11 +245,9 @@ def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: in
     }
     if not state.closed or int(snap.closed_s) // 60 * 60 != minute:
         return settled
-    tokens = [row[name] for name in TOKENS]
-    if all(t is None for t in tokens):
-        tokens = ledger.step_tokens(state)
+    tokens = cost.settled_tokens(state, [row[name] for name in TOKENS])
     duration = row["duration_ms"]
-    return settled | {
+    settled |= {
         "runs": 1,
         "unpriced": int(row["cost_effective"] is None),
         "steps": row["steps"],
@@ -262,6 +260,7 @@ def _settlement(state: RunState, snap: Snapshot, row: dict[str, Any], minute: in
         "cost_computed": row["cost_computed"],
         "cost_effective": row["cost_effective"],
     }
+    return settled if row["signed_rev"] is None else settled | cost.claim_difference(state, snap, settled)
 
 
 def _settled_at(state: RunState, snap: Snapshot, row: dict[str, Any]) -> float:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from agentrun_stream.ports import Part
+from agentrun_stream.runtime.audit.closings import compare_closings, compare_signals
 from agentrun_stream.runtime.audit.compare import Comparison
 from agentrun_stream.runtime.audit.findings import Findings, Where
 from agentrun_stream.runtime.audit.lineages import compare_lineages
@@ -97,6 +98,7 @@ class Audit:
         comparison.evidence(self._reader.rows("evidence", part, choice.some))
         runs = self._reader.rows("runs", part, choice.some)
         comparison.projections(runs, self._reader.rows("settlements", part, choice.some))
+        compare_closings(self._reader, comparison, choice.some, findings)
         await compare_lineages(self._reader, part, comparison.children, findings)
         if comparison.older:
             findings.note(f"runs that began before what {part.topic} still holds are judged by their checksums alone")
@@ -118,7 +120,7 @@ class Audit:
         self.findings.differ("coverage", "batches", where, "covered by the journal", "not covered")
 
     async def across(self, parts: Sequence[Part]) -> None:
-        """Compare every window that is shown with the sums of its rows; rows that belong to no partition are strays."""
+        """Compare windows with the sums of their rows, and signals with the runs; rows of no partition are strays."""
         for row in (await self._windows()).values():
             where = Where(
                 run=(row["workspace"], ""), object=f"{row['ledger']} minute {row['minute']} {row['agent_id']}"
@@ -126,6 +128,7 @@ class Audit:
             off = {name: by for name, by in row.items() if name not in _WINDOW_KEY and Decimal(by)}
             self.findings.windows.add((row["ledger"], int(row["minute"])))
             self.findings.differ("windows", "cost_windows", where, "the sum of its rows", f"differs by {_amounts(off)}")
+        await compare_signals(self._reader, self.findings)
         for table, topic, partition, count in self._reader.strays(parts):
             where = Where(Part(topic, partition))
             self.findings.differ("digests", table, where, "no such partition", f"{count} rows")

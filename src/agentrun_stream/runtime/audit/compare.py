@@ -5,6 +5,7 @@ Must not live here: reading the log (refold.py), topics (outside.py).
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
 
@@ -13,13 +14,14 @@ from agentrun_stream.errors import ConfigError
 from agentrun_stream.model import lineage
 from agentrun_stream.model.lineage import Child, Lineage
 from agentrun_stream.model.opinions import Pricing
-from agentrun_stream.model.projection import OPINION_COLUMNS, PRICED_COLUMNS, Projection
+from agentrun_stream.model.projection import FIGURES, OPINION_COLUMNS, PRICED_COLUMNS, Projection
 from agentrun_stream.model.run import RunState, offset_of, position, row_version
 from agentrun_stream.pipeline import project
-from agentrun_stream.ports import RunKey
+from agentrun_stream.ports import Part, RunKey
 from agentrun_stream.pricing.books import book_of
 from agentrun_stream.pricing.price import pricing_by
 from agentrun_stream.processors.project import child_of
+from agentrun_stream.processors.project.cost import CLAIM_COLUMNS
 from agentrun_stream.runtime.audit.findings import Findings, Where, equal
 from agentrun_stream.runtime.audit.outside import Expected, expected
 from agentrun_stream.runtime.audit.refold import ObjectKey, Reach, Refold, Rules
@@ -27,7 +29,10 @@ from agentrun_stream.store.rows import ACCRUAL_COLUMNS
 
 # A counter of the owner's, and when: no functions of the log.
 _RUN_OPINIONS: Final = frozenset({"projected_at", "projection", "_version", "trust_version", "verifier"})
+# Also which book a row names: one whose figures are the same under the book in force keeps its own.
+_AGREED: Final = (*OPINION_COLUMNS, "price_book")
 _AMOUNTS: Final = ACCRUAL_COLUMNS[13:19]
+_NO_CLAIM: Final[dict[str, Any]] = dict.fromkeys(CLAIM_COLUMNS)
 Row = Mapping[str, Any]
 
 
@@ -38,16 +43,31 @@ class Comparison:
         self._reach = reach
         self._refold = refold
         self._rules = rules
-        self._limit = row_version(position(rules.epoch, reach.committed))
+        self.limit = row_version(position(rules.epoch, reach.committed))
         self._findings = findings
         # Runs that began before the log: what is left of it can't say what they are.
         self.older: set[RunKey] = set()
         self.published: dict[RunKey, Expected] = {}
         self._pricings: dict[str, Pricing | None] = {}
         self.children: dict[RunKey, tuple[Child, Lineage]] = {}
+        self._accrued: dict[RunKey, Decimal] = {}  # reported cost
 
     def _where(self, offset: int | None, run: RunKey | None, thing: str = "") -> Where:
         return Where(self._reach.part, offset, run, thing)
+
+    @property
+    def part(self) -> Part:
+        """The partition that is compared."""
+        return self._reach.part
+
+    @property
+    def states(self) -> Mapping[RunKey, RunState]:
+        """The runs as the log says they are."""
+        return self._refold.states
+
+    def judged(self, run: RunKey, offset: int) -> bool:
+        """Whether a row that stands at this offset is judged."""
+        return offset < self._reach.committed and self._ours(run, offset)
 
     def _ours(self, run: RunKey, offset: int) -> bool:
         """Whether a stored row is judged: not one of a run from before the log, nor of one that `since` leaves out."""
@@ -99,7 +119,7 @@ class Comparison:
         where = self._where(_offset(found if version is None else version), key[:2], f"{key[2]} {key[3]}".strip())
         if not row["holds"]:
             self._findings.differ("digests", "run_objects", where, "a row that adds up to its checksum", "it does not")
-        if found >= self._limit or not self._ours(key[:2], _offset(found)):
+        if found >= self.limit or not self._ours(key[:2], _offset(found)):
             return  # changed since the commit: the next audit looks at it
         if version is None:
             if not self._refold.expired(key[:2]):  # else it may await its removal
@@ -119,6 +139,7 @@ class Comparison:
             run, key = (row["workspace"], row["run_id"]), (row["offset"], row["object_id"])
             if not reach.start <= key[0] < reach.committed or not self._ours(run, key[0]):
                 continue
+            self._accrued[run] = self._accrued.get(run, Decimal(0)) + Decimal(row["cost_reported"] or 0)
             where = self._where(key[0], run, key[1])
             if key in seen:
                 self._findings.differ("accruals", "accruals", where, "one row", "a second one")
@@ -204,10 +225,10 @@ class Comparison:
         made = project(state, *part, replace(opinions, price=self._priced_by(row)))
         if made is None or not _agree(made, row):
             return projection
-        if made.row["price_book"] == projection.row["price_book"]:
+        if any(made.row[name] != projection.row[name] for name in FIGURES):
+            self._findings.note("some runs are priced by an earlier price book: see `agentrun reprice`")
+        elif not _agree(projection, row, OPINION_COLUMNS):
             self._findings.note("some runs are still to be judged again under the registry in force")
-        else:
-            self._findings.note("some runs are priced by an earlier price book")
         return made
 
     def _priced_by(self, row: Row) -> Pricing:
@@ -242,9 +263,18 @@ class Comparison:
             if found is None:
                 self._findings.differ("settlements", "settlements", where, "a row", "no row")
             elif int(found["revision"]) < self._reach.committed:
-                facts = {name: value for name, value in wanted.items() if name != "_version"}
+                facts = {name: value for name, value in (_NO_CLAIM | wanted).items() if name != "_version"}
                 self._findings.differ_columns("settlements", "settlements", where, (facts, found))
+                self._adds_up(key, where, found)
         self._nothing(key, None, minutes)
+
+    def _adds_up(self, key: RunKey, where: Where, found: Row) -> None:
+        """What a run settles with is what it accrued, and what a shown claim says otherwise."""
+        settled = Decimal(found["cost_reported"] or 0) - Decimal(found["claim_difference"] or 0)
+        accrued = self._accrued.get(key, Decimal(0))
+        if found["runs"] and settled != accrued:
+            told = where._replace(column="cost_reported")
+            self._findings.differ("settlements", "settlements", told, f"{accrued} accrued", f"{settled} settled")
 
     def _nothing(self, key: RunKey, row: Row | None, minutes: Mapping[int, Row]) -> None:
         """What is left over must be newer than the commit, or from before the log."""
@@ -259,9 +289,9 @@ class Comparison:
         return self._reach.start <= int(row["revision"]) < self._reach.committed
 
 
-def _agree(projection: Projection, row: Row) -> bool:
+def _agree(projection: Projection, row: Row, columns: Iterable[str] = _AGREED) -> bool:
     """Whether a row shows what opinions decide in the projection."""
-    return all(equal(projection.row[name], row.get(name)) for name in OPINION_COLUMNS)
+    return all(equal(projection.row[name], row.get(name)) for name in columns)
 
 
 def _offset(version: int) -> int:

@@ -13,6 +13,7 @@ from agentrun_stream.ports import Part, RunKey
 
 CHECKS: Final = (
     *("coverage", "records", "digests", "projections", "settlements", "accruals", "windows", "published", "signatures"),
+    *("closings", "signals"),
 )
 KEPT_MAX: Final = 1_000
 RUNS_MAX: Final = 100_000
@@ -24,7 +25,7 @@ _SHOWN_COLUMNS: Final = (
     | {"verdict", "verdict_hash", "verdict_chain", "verdict_signature", "verdict_lineage", "verdict_log", "reason"}
     | {"first_event_at", "last_event_at", "appended_at", "_event_time", "_first_appended_at", "_appended_at"}
     | {"cost_computed", "cost_effective", "effective_source", "price_status", "price_book", "diff_class"}
-    | {"_version", "_topic", "topic", "workspace", "run_id", "kind"}
+    | {"claim_difference", "_version", "_topic", "topic", "workspace", "run_id", "kind"}
 )
 _SHOWN_CHARS_MAX: Final = 80
 _MICRO: Final = 1_000_000

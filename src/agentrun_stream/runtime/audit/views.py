@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 from agentrun_stream.model.lineage import Kin
 from agentrun_stream.ports import Part, Record, RunKey
-from agentrun_stream.store.audit import Slice
+from agentrun_stream.store.audit import Judged, Slice
+from agentrun_stream.store.closings import AgentKey, History
 
 
 class AuditReader(Protocol):
@@ -32,6 +33,30 @@ class AuditReader(Protocol):
 
     def windows(self) -> Iterable[dict[str, Any]]:
         """The windows that differ from the sums of their rows: ledger, minute, dimensions, and how much."""
+        ...
+
+    def closings(self, keys: Sequence[RunKey]) -> Iterable[dict[str, Any]]:
+        """The closed runs among these, as `closings` has them."""
+        ...
+
+    def untaken(self, keys: Sequence[RunKey]) -> frozenset[RunKey]:
+        """Those of these runs of which `closings` has still to take something in."""
+        ...
+
+    def untaken_agents(self) -> frozenset[AgentKey]:
+        """The agents of such runs."""
+        ...
+
+    def agents(self) -> frozenset[AgentKey]:
+        """The agents that `closings` knows."""
+        ...
+
+    def failures(self) -> dict[AgentKey, Judged]:
+        """What stands in `signals` of their failures."""
+        ...
+
+    def histories(self, agents: Sequence[AgentKey], stretch: int, learn: int) -> Iterable[tuple[AgentKey, History]]:
+        """The closed runs of these agents, in append order."""
         ...
 
     def strays(self, parts: Sequence[Part]) -> Iterable[Sequence[Any]]:

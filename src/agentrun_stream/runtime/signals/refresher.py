@@ -13,6 +13,7 @@ import structlog
 
 from agentrun_stream import topics
 from agentrun_stream.errors import AgentrunError
+from agentrun_stream.model.opinions import Pricing, no_prices
 from agentrun_stream.ports import Clock, Outgoing, Publisher
 from agentrun_stream.processors.signals.budgets import Budget
 from agentrun_stream.processors.signals.rules import Rules
@@ -42,11 +43,12 @@ class SignalStore(Closings, Present, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Opinions:
-    """What agents are held against, and how often one looks."""
+    """What agents are held against, how often one looks, and what tokens cost that nobody reports a cost of."""
 
     rules: Rules = field(default_factory=Rules)
     budgets: Sequence[Budget] = ()
     every_s: float = 15.0
+    price: Pricing = no_prices
 
 
 class SignalRefresher:
@@ -103,7 +105,7 @@ class SignalRefresher:
         judged = await refresh_failures(store, rules, held, now_ms)
         held |= {s.key: s for s in judged}
         present = {
-            VELOCITY: await spending.velocities(store, rules, now_s),
+            VELOCITY: await spending.velocities(store, rules, self._opinions.price, now_s),
             LOOPS: await spending.looping(store, rules, now_s),
             BURN: await spending.burning(store, rules, now_s),
         }

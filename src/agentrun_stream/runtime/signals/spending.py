@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
+from agentrun_stream.model.opinions import Pricing
 from agentrun_stream.processors.signals import budgets, burn, velocity
 from agentrun_stream.processors.signals.budgets import WHOLE, Budget
 from agentrun_stream.processors.signals.burn import BurnRule, Ends
 from agentrun_stream.processors.signals.loops import Call, Loop, loops
 from agentrun_stream.processors.signals.rules import Rules
 from agentrun_stream.processors.signals.velocity import Cohort, Running
+from agentrun_stream.runtime.signals.running import with_computed
 from agentrun_stream.store.closings import AgentKey
+from agentrun_stream.store.running import Unreported
 from agentrun_stream.store.signals import Repeated, Signal, Spending, Sums
 
 VELOCITY: Final = "velocity"
@@ -30,6 +33,10 @@ class Present(Protocol):
 
     async def spending(self, now_s: int) -> Mapping[AgentKey, Spending]:
         """Who spent what in the last hour."""
+        ...
+
+    async def unreported(self, now_s: int) -> Sequence[Unreported]:
+        """Runs that accrued tokens in the last hour and report no cost."""
         ...
 
     async def cohorts(self, agents: Iterable[AgentKey], now_s: int) -> Mapping[AgentKey, tuple[int, Decimal]]:
@@ -49,9 +56,9 @@ class Present(Protocol):
         ...
 
 
-async def velocities(store: Present, rules: Rules, now_s: int) -> list[Signal]:
-    """Of everybody who spent anything in the last hour."""
-    found = await store.spending(now_s)
+async def velocities(store: Present, rules: Rules, price: Pricing, now_s: int) -> list[Signal]:
+    """Of everybody who spent anything in the last hour: what is reported, else what it costs by the book in force."""
+    found = with_computed(await store.spending(now_s), await store.unreported(now_s), price)
     # A run below the floor is never too dear, so most often nobody has to be compared.
     dear = {
         key for key, spent in found.items() if any(cost > rules.of(key[0]).velocity.floor for _, cost in spent.running)
@@ -69,6 +76,7 @@ async def velocities(store: Present, rules: Rules, now_s: int) -> list[Signal]:
             "fast": told.fast,
             "run_limit": _usd(told.limit),
             "runaways": [{"run_id": r.run_id, "cost": _usd(r.cost)} for r in told.runaways[:_SHOWN_RUNS_MAX]],
+            "unpriced_runs": spent.unpriced,
         }
         signals.append(Signal(*key, VELOCITY, float(spent.hour), told.level, state))
     return signals
