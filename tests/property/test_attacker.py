@@ -115,7 +115,7 @@ def shown(log: list[Logged], chance: Random) -> tuple[Json, dict[Any, Any]]:
 
 
 @pytest.mark.parametrize("shape", range(len(tales.SHAPES)))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(seed=SEEDS, count=st.integers(0, 14))
 def test_a_verified_run_shows_what_was_signed(shape: int, seed: int, count: int) -> None:
     """Before, between, after; late, stale, patches, leases, self-signed claims, altered steps, old revisions."""

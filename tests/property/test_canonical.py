@@ -58,14 +58,14 @@ ONLY_THE_GUARD_SAVES: tuple[Any, ...] = (
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(VALUES)
 @example({"a": [0, 1.5, -2.5e-3]})
 def test_the_fast_path_writes_what_rfc8785_writes(value: Any) -> None:
     assert jcs(value) == rfc8785.dumps(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(OBJECTS, st.booleans())
 def test_a_document_that_is_plain_is_canonical_in_all_its_parts(value: dict[str, Any], compact: bool) -> None:  # noqa: FBT001
     """Where the reader says `plain`, sorted orjson is used without another look at any part."""
@@ -88,7 +88,7 @@ def test_without_its_guard_the_fast_path_would_be_wrong(value: Any) -> None:
     assert not read(orjson.dumps(value)).plain
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=40) | st.text(alphabet='{}[]":,\\u019aAdDeE.- ntf', max_size=40).map(str.encode))
 def test_strict_reading_is_never_laxer_than_two_other_readers(raw: bytes) -> None:
     """What is accepted, both orjson and json accept, as the same value."""
@@ -99,7 +99,7 @@ def test_strict_reading_is_never_laxer_than_two_other_readers(raw: bytes) -> Non
     assert found == orjson.loads(raw) == json.loads(raw)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(OBJECTS)
 def test_layout_and_order_do_not_matter(value: dict[str, Any]) -> None:
     turned = json.dumps(dict(reversed(value.items())), indent=1, ensure_ascii=False).encode()
@@ -114,7 +114,7 @@ def test_javascript_writes_the_same_bytes() -> None:
     assert node is not None, "Node is not installed"
     values: list[Any] = list(ONLY_THE_GUARD_SAVES)
 
-    @settings(max_examples=200, deadline=None, database=None)
+    @settings(max_examples=200, database=None)
     @given(VALUES)
     def gather(value: Any) -> None:
         values.append(value)

@@ -59,7 +59,7 @@ PLAIN = (
 )
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=1_500)
 @given(records())
 @example(PLAIN)
 @example(PLAIN.replace(b'"id":"e","source"', b'"id":"datacontenttype","source":"/b","source"'))

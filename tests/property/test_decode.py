@@ -111,7 +111,7 @@ def agree(value: bytes | None, key: bytes | None, append_ms: int = START_MS) -> 
     return True
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=1_500)
 @given(records())
 @example((b'{"specversion":"1.0","type":"agentrun.step.v1","data":null}', b"k"))
 @example((b'{"specversion":"1.0","type":"agentrun.step.v1","subject":"\\ud800"}', b"k"))
@@ -130,7 +130,7 @@ def test_the_fast_way_agrees_or_stands_back(record: tuple[bytes | None, bytes | 
     agree(*record)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 2**32))
 def test_every_made_up_event_decodes(seed: int) -> None:
     """And most of the plain steps among them go the fast way."""
@@ -158,7 +158,7 @@ HEADERS = st.lists(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     value=st.one_of(st.binary(max_size=40), JSON.map(orjson.dumps)),
     headers=HEADERS,

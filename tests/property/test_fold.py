@@ -47,7 +47,7 @@ def check(log: Sequence[Logged], chance: Random, steps_max: int = limits.STEPS_P
     return lane
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(seed=SEEDS, length=st.integers(1, 60))
 def test_the_tables_are_the_oracles(seed: int, length: int) -> None:
     """Any interleaving of runs, repetition, batch cut, eviction and crash between two writes."""
@@ -55,7 +55,7 @@ def test_the_tables_are_the_oracles(seed: int, length: int) -> None:
     check(Storyteller(chance).log(length), chance)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=SEEDS, length=st.integers(1, 60))
 def test_a_run_that_grows_too_large_stays_correct(seed: int, length: int) -> None:
     """The step beyond the limit is refused, counted once, and told again after a crash."""
@@ -78,7 +78,7 @@ def final(run: Run) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(seed=SEEDS, length=st.integers(1, 25), part=st.tuples(st.integers(0, 25), st.integers(0, 25)))
 def test_a_log_told_twice_gives_the_same_runs(seed: int, length: int, part: tuple[int, int]) -> None:
     """Rule 7: the whole log of one source with rising times, then a contiguous part of it, changes nothing."""

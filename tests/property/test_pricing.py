@@ -69,7 +69,7 @@ BOOKS: Final = st.sampled_from([book(), OVERRIDDEN])
 
 
 @given(BILLS, BOOKS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_price_is_sound(bill: Bill, own: PriceBook) -> None:
     """Bounds around the amount, lines that add up to it exactly, nothing known where a part is not, no zero from nowhere."""
     told = explain(bill, own)
@@ -95,7 +95,7 @@ def test_a_price_is_sound(bill: Bill, own: PriceBook) -> None:
 
 
 @given(BILLS, BOOKS, st.integers())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_order_of_steps_does_not_matter(bill: Bill, own: PriceBook, seed: int) -> None:
     """Steps in any order: the same price, lines and list of what has none; and the same answer when asked again."""
     shuffled = list(bill.steps)
@@ -105,7 +105,7 @@ def test_the_order_of_steps_does_not_matter(bill: Bill, own: PriceBook, seed: in
 
 
 @given(BILLS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_book_made_from_its_content_gives_the_same_prices(bill: Bill) -> None:
     """What is kept in the store by digest is enough to price again."""
     again = book_of(OVERRIDDEN.content)
@@ -114,7 +114,7 @@ def test_a_book_made_from_its_content_gives_the_same_prices(bill: Bill) -> None:
 
 
 @given(st.lists(calls(), min_size=1, max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_steps_are_priced_one_by_one(steps: list[Call]) -> None:
     """A run of several calls costs what they cost one by one, up to the one rounding that each of them has alone."""
     whole = price(Bill(steps[0], steps), book())
@@ -126,7 +126,7 @@ def test_steps_are_priced_one_by_one(steps: list[Call]) -> None:
 
 
 @given(BILLS, BOOKS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_fast_way_counts_as_the_plain_one(bill: Bill, own: PriceBook) -> None:
     """A step alone and as the run's only total, neither of which is weighed by the fast loop, cost the same."""
     for step in bill.steps:

@@ -93,7 +93,7 @@ def changed(run: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
     return copy
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(RUN, st.lists(STEP, max_size=4))
 def test_what_was_signed_is_verified_in_any_layout(run: dict[str, Any], steps: list[dict[str, Any]]) -> None:
     good, chained = signed(run, steps)
@@ -109,7 +109,7 @@ def test_what_was_signed_is_verified_in_any_layout(run: dict[str, Any], steps: l
         assert verdict.kid == KEY.kid
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RUN, st.lists(STEP, max_size=3), st.randoms(use_true_random=False))
 def test_a_changed_leaf_is_never_verified(
     run: dict[str, Any], steps: list[dict[str, Any]], dice: random.Random
@@ -130,7 +130,7 @@ def test_a_changed_leaf_is_never_verified(
             assert verify(good, [*chained, worse]).headline != "verified", path
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(RUN, st.lists(STEP, min_size=1, max_size=5), st.data())
 def test_the_verdict_is_a_function_of_what_arrived(
     run: dict[str, Any], steps: list[dict[str, Any]], data: st.DataObject
@@ -150,7 +150,7 @@ def test_the_verdict_is_a_function_of_what_arrived(
     assert (first.chain == "intact") == (set(arrived) - {b"{"} == set(chained))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(RUN, st.lists(STEP, min_size=2, max_size=6), st.data())
 def test_a_missing_step_shows_as_what_it_is(
     run: dict[str, Any], steps: list[dict[str, Any]], data: st.DataObject
@@ -203,7 +203,7 @@ def test_headlines_of_unsigned_runs(run: dict[str, Any], headline: str) -> None:
     assert verify(run, []).headline == headline
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-3, 3) | TEXT,

@@ -96,7 +96,7 @@ def cases(draw: st.DrawFn) -> tuple[Kind, Any]:
     return kind, mutated(draw, draw(objects(schema, schema.get("definitions", {}))))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
 def test_both_validators_agree(case: tuple[Kind, Any]) -> None:
     kind, obj = case
@@ -107,14 +107,14 @@ def test_both_validators_agree(case: tuple[Kind, Any]) -> None:
         assert rejection == explain(kind, obj)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANYTHING)
 def test_both_validators_agree_on_anything(obj: Any) -> None:
     for kind in KINDS:
         assert is_valid(kind, obj) == (explain(kind, obj) is None)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_the_bundle_says_what_the_files_say(data: st.DataObject) -> None:
     schema = kind_schema("run")
