@@ -11,6 +11,7 @@ from agentrun_stream.cli.app import app
 pytestmark = pytest.mark.stack
 
 
+@pytest.mark.slow
 def test_the_dashboard_benchmark_knows_a_wrong_window(tmp_path: Path) -> None:
     """Its verdict is about every view; the figures are there."""
     told = CliRunner().invoke(app, ["bench", "dashboard", "--runs", "2000", "--folder", str(tmp_path), "-o", "json"])

@@ -196,6 +196,7 @@ def test_the_book_in_force_prices_and_facts_are_the_same(agentrun_stack: Stack, 
         assert orjson.loads(told.out)["adds_up"] is True
 
 
+@pytest.mark.slow
 def test_two_workers_that_begin_with_other_prices_book_the_same(agentrun_stack: Stack, tmp_path: Path) -> None:
     """Side by side on one log, both killed in the middle: one book for all runs, and the facts of a lane that had peace."""
     events = [

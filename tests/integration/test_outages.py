@@ -119,6 +119,7 @@ def test_a_store_that_stands_still_loses_nothing(agentrun_stack: Stack, tmp_path
         outage(made, lambda: frozen(store_pid(supervisor)), 15)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_killed_loses_nothing(agentrun_stack: Stack, tmp_path: Path, supervisor: Supervisor) -> None:
     """In the middle of its inserts, for a quarter of a minute."""
     with lane(agentrun_stack, tmp_path, "struck") as made:

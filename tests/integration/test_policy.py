@@ -245,6 +245,7 @@ def start_under(made: Lane, mode: str) -> None:
     made.start()
 
 
+@pytest.mark.slow
 def test_a_changed_policy_is_followed_by_what_is_stored(agentrun_stack: Stack, tmp_path: Path) -> None:
     """From `enforce` to `warn` and back: flags, topics and order pairs; what is good is left as it is."""
     settings = trust(tmp_path, registry(TRUSTED)) | ENFORCED | QUICK

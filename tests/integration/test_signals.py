@@ -133,6 +133,7 @@ async def begun_anew(made: Lane, step: str) -> None:
     await refresh_failures(ClickHouseSignals(made.store), Rules(), {}, 1_700_000_000_000)
 
 
+@pytest.mark.slow
 def test_the_same_evalues_for_one_worker_for_three_and_after_kills(agentrun_stack: Stack, tmp_path: Path) -> None:
     """One log, read thrice: by one worker, by three, and by one that is killed again and again. Equal to the last bit."""
     events, seen = log(600, seed=5), []
