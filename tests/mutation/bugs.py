@@ -77,7 +77,6 @@ BUGS: Final = {
         "if signature_axis(claim.facts, Judgement(workspace, registry, claim.append_ms / 1000))",
     ),
     "a run that is open again leaves no tombstone": Bug("runtime/show.py", ' or row["reopened"] > 0  # one', "  # one"),
-    "the counter stays": Bug("runtime/show.py", "projection.count(counter + differs)", "projection.count(counter)"),
     "the fingerprint of an expired run is made anew": Bug(
         "processors/project/shown.py",
         'hash_axis(shown.snap.doc) if state.expired is None else state.expired["hash"]',
