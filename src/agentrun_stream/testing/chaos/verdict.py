@@ -65,14 +65,19 @@ async def published_runs(address: KafkaAddress) -> dict[str, Held]:
     return held
 
 
-def published_differences(client: Connection, held: Mapping[str, Held]) -> list[str]:
-    """Key by key: what the topic says of each run that ever closed, and what the store shows; a line where they differ."""
+def published_differences(client: Connection, held: Mapping[str, Held], *, went_back: bool = False) -> list[str]:
+    """Key by key: what the topic says of each run that ever closed, and what the store shows; a line where they differ.
+
+    A store that `went_back` in time counts projections of a revision anew: of the same facts the topic may have the higher one.
+    """
     stored = {f"{row['workspace']}/{row['run_id']}": row for row in ask(client, _STORED)}
     found = [
         f"{key}: {'not on the topic' if key in stored else 'not in the store'}" for key in stored.keys() ^ held.keys()
     ]
     for key in stored.keys() & held.keys():
         row, said = _shown(stored[key]), _said(held[key])
+        if went_back and row["order"] < said["order"] and row["revision"] == said["revision"]:
+            row |= {"order": said["order"], "projection": said["projection"]}
         found += [f"{key}: {name} is {said[name]!r}, stored {row[name]!r}" for name in row if row[name] != said[name]]
     return sorted(found)
 
@@ -89,11 +94,11 @@ def _said(held: Held) -> dict[str, Any]:
     return said | {"order": held.order}
 
 
-def judge(settings: Settings) -> Verdict:
-    """Audit everything, and compare the topic with the store. For a system that has caught up."""
+def judge(settings: Settings, *, went_back: bool = False) -> Verdict:
+    """Audit everything, and compare the topic with the store. For a system that has caught up; see `published_differences`."""
     findings = asyncio.run(run_audit(settings))
     held = asyncio.run(published_runs(kafka_address(settings)))
-    published = published_differences(connect(store_address(settings)), held)
+    published = published_differences(connect(store_address(settings)), held, went_back=went_back)
     differences = tuple(
         f"{d.check}: {d.table} {d.place} {d.run}: expected {d.expected}, found {d.found}" for d in findings.differences
     )
