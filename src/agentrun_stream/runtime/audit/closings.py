@@ -69,7 +69,8 @@ def compare_closings(reader: AuditReader, comparison: Comparison, some: Slice, f
     if not differing:
         return
     # Taken in before they are looked at again: whoever is differing then is so for good.
-    taken = [key for key in differing if key not in reader.untaken(differing)]
+    untaken = reader.untaken(differing)
+    taken = [key for key in differing if key not in untaken]
     again = _by_run(reader.closings(taken))
     for key in taken:
         row = wanted[key]
