@@ -50,6 +50,12 @@ class CrashPoint:
         self._left = int(nth or 1)
         self._under_way = 0
         self._held: list[asyncio.Event] = []
+        self._published = False
+
+    def phase_of(self, table: str) -> str:
+        """The phase that an insert belongs to. The rows of runs that are only judged again go in after their records."""
+        phase = _PHASE_OF[table]
+        return "publish" if phase == "projections" and self._published else phase
 
     def reached(self, name: str) -> None:
         """The worker is at this point."""
@@ -65,6 +71,7 @@ class CrashPoint:
             await self._held[-1].wait()
         if not self._under_way:
             self.reached(f"before-{phase}")
+        self._published = phase == "publish"
         self._under_way += 1
         try:
             answer = await work()
@@ -93,7 +100,8 @@ class _Wrapped:
 
 class _Store(_Wrapped):
     async def insert(self, table: str, rows: Sequence[bytes]) -> None:
-        await self._point.write(_PHASE_OF[table], lambda: self._inner.insert(table, rows))
+        phase = self._point.phase_of(table)
+        await self._point.write(phase, lambda: self._inner.insert(table, rows))
 
     async def load_runs(self, keys: Sequence[RunKey]) -> Any:
         found = await self._inner.load_runs(keys)
