@@ -102,28 +102,6 @@ FROM
         AND NOT (ledger = 'settled' AND minute IN (SELECT arrayJoin(fresh_settled)))
 );
 
-CREATE OR REPLACE VIEW cost_by_hour AS
-SELECT ledger, toStartOfHour(m.minute) AS hour, workspace, agent_id, model, provider, runtime, trigger, status, outcome, basis,
-    sum(m.runs) AS runs, sum(m.unpriced) AS unpriced, sum(m.timeouts) AS timeouts, sum(m.steps) AS steps,
-    sum(m.tool_calls) AS tool_calls, sum(m.failed_tool_calls) AS failed_tool_calls, sum(m.corrections) AS corrections,
-    sum(m.duration_ms) AS duration_ms, sum(m.input_tokens) AS input_tokens, sum(m.output_tokens) AS output_tokens,
-    sum(m.cache_read_tokens) AS cache_read_tokens, sum(m.cache_write_tokens) AS cache_write_tokens,
-    sum(m.total_tokens) AS total_tokens, sum(m.cost_reported) AS cost_reported,
-    sum(m.cost_computed) AS cost_computed, sum(m.cost_effective) AS cost_effective, sum(m.rows) AS rows
-FROM cost_by_minute AS m
-GROUP BY ledger, hour, workspace, agent_id, model, provider, runtime, trigger, status, outcome, basis;
-
-CREATE OR REPLACE VIEW cost_by_day AS
-SELECT ledger, toStartOfDay(m.minute) AS day, workspace, agent_id, model, provider, runtime, trigger, status, outcome, basis,
-    sum(m.runs) AS runs, sum(m.unpriced) AS unpriced, sum(m.timeouts) AS timeouts, sum(m.steps) AS steps,
-    sum(m.tool_calls) AS tool_calls, sum(m.failed_tool_calls) AS failed_tool_calls, sum(m.corrections) AS corrections,
-    sum(m.duration_ms) AS duration_ms, sum(m.input_tokens) AS input_tokens, sum(m.output_tokens) AS output_tokens,
-    sum(m.cache_read_tokens) AS cache_read_tokens, sum(m.cache_write_tokens) AS cache_write_tokens,
-    sum(m.total_tokens) AS total_tokens, sum(m.cost_reported) AS cost_reported,
-    sum(m.cost_computed) AS cost_computed, sum(m.cost_effective) AS cost_effective, sum(m.rows) AS rows
-FROM cost_by_minute AS m
-GROUP BY ledger, day, workspace, agent_id, model, provider, runtime, trigger, status, outcome, basis;
-
 CREATE OR REPLACE VIEW runs_latest AS
 SELECT run_id AS id, * FROM runs FINAL;
 
